@@ -1,0 +1,21 @@
+// What every bindings file shares. Tensors arrive as addresses: torch owns all memory.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+
+#include "cpu/dtype.h"
+
+namespace py = pybind11;
+
+// The address of a tensor's first element (tensor.data_ptr()), or 0 for None.
+using Address = uintptr_t;
+
+template <class T>
+inline T* as_pointer(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
+void bind_isa(py::module_& m);

@@ -1,0 +1,6 @@
+#include "bindings/bindings.h"
+
+PYBIND11_MODULE(_C, m) {
+    m.doc() = "dlperf's CPU kernels on raw addresses. Use dlperf.nn or dlperf.ops, which check their arguments.";
+    bind_isa(m);
+}

@@ -1,0 +1,71 @@
+#include "cpu/isa.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+namespace dlperf {
+namespace {
+
+constexpr const char* kNames[kIsaCount] = {"scalar", "avx2", "avx512", "avx512_bf16"};
+
+int parse(const char* name) {
+    for (int i = 0; i < kIsaCount; ++i) {
+        if (std::strcmp(name, kNames[i]) == 0) return i;
+    }
+    return -1;
+}
+
+Isa detect() {
+#if defined(__x86_64__) && defined(__GNUC__)
+    __builtin_cpu_init();
+    if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))) return Isa::scalar;
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (!avx512) return Isa::avx2;
+    return __builtin_cpu_supports("avx512bf16") ? Isa::avx512_bf16 : Isa::avx512;
+#else
+    return Isa::scalar;
+#endif
+}
+
+struct State {
+    Isa detected = detect();
+    std::atomic<int> cap{kIsaCount - 1};
+    bool environment_ok = true;
+    State() {
+        if (const char* value = std::getenv("DLPERF_ISA"); value && *value) {
+            const int level = parse(value);
+            environment_ok = level >= 0;
+            if (environment_ok) cap = level;
+        }
+    }
+};
+
+State& state() {
+    static State instance;
+    return instance;
+}
+
+}  // namespace
+
+const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
+
+Isa detected_isa() { return state().detected; }
+
+Isa current_isa() {
+    const int cap = state().cap.load(std::memory_order_relaxed);
+    const int have = static_cast<int>(state().detected);
+    return static_cast<Isa>(have < cap ? have : cap);
+}
+
+bool set_isa_cap(const char* name) {
+    const int level = parse(name);
+    if (level < 0) return false;
+    state().cap.store(level, std::memory_order_relaxed);
+    return true;
+}
+
+bool isa_environment_ok() { return state().environment_ok; }
+
+}  // namespace dlperf

@@ -1,0 +1,132 @@
+"""Builds dlperf._C: the same kernel sources once per instruction set, chosen among at run time.
+
+No torch header is used, so the build needs only setuptools, pybind11 and a C++17 compiler.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+CSRC = ROOT / "csrc"
+
+# Each `csrc/cpu/*_kernel.cpp` is compiled once per row; those that use native bfloat16 dot products in the last too.
+ISA_FLAGS = {
+    "scalar": [],
+    "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mbmi2"],
+}
+ISA_FLAGS["avx512_bf16"] = [*ISA_FLAGS["avx512"], "-mavx512bf16"]
+BF16_MARKER = "DLPERF_HAS_AVX512_BF16_VARIANT"
+
+BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas"]
+EXTRA_FLAGS = os.environ.get("DLPERF_CXXFLAGS", "").split()
+
+
+def unsupported_reason() -> str | None:
+    """Why the kernels can't be built here, or None."""
+    if sys.platform != "linux":
+        return f"dlperf's CPU kernels are built on Linux only; on {sys.platform} the reference backend serves."
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return f"dlperf's CPU kernels need an x86-64 processor; on {platform.machine()} the reference backend serves."
+    if not compiler_works():
+        return (
+            f"No working C++17 compiler was found as '{cxx()}': dlperf is installed without its CPU kernels and the "
+            "reference backend serves. Install g++ 11 or newer (or set CXX) and install dlperf again."
+        )
+    return None
+
+
+def cxx() -> str:
+    return os.environ.get("CXX", "g++")
+
+
+def compiler_works() -> bool:
+    try:
+        probe = subprocess.run(
+            [*cxx().split(), "-std=c++17", "-fopenmp", "-x", "c++", "-", "-fsyntax-only"],
+            input="#include <omp.h>\nint main() { return 0; }\n",
+            capture_output=True,
+            text=True,
+        )
+    except OSError:
+        return False
+    return probe.returncode == 0
+
+
+def jobs() -> int:
+    return int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
+
+
+class BuildKernels(build_ext):
+    """Compiles in parallel, recompiles only what is older than its source or any header, then links."""
+
+    def build_extension(self, ext):
+        import pybind11
+
+        build_dir = Path(self.build_temp).resolve()
+        build_dir.mkdir(parents=True, exist_ok=True)
+        includes = [f"-I{CSRC}", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
+        newest_header = max(p.stat().st_mtime for p in [*CSRC.rglob("*.h"), Path(__file__)])
+
+        tasks = []
+        for source in sorted((CSRC / "cpu").glob("*.cpp")) + sorted((CSRC / "bindings").glob("*.cpp")):
+            if source.name.endswith("_kernel.cpp"):
+                has_bf16 = BF16_MARKER in source.read_text()
+                for isa, flags in ISA_FLAGS.items():
+                    if isa == "avx512_bf16" and not has_bf16:
+                        continue
+                    level = list(ISA_FLAGS).index(isa)
+                    defines = [f"-DDLPERF_ISA_NS={isa}", f"-DDLPERF_ISA_LEVEL={level}"]
+                    tasks.append((source, build_dir / f"{source.stem}.{isa}.o", [*flags, *defines]))
+            else:
+                tasks.append((source, build_dir / f"{source.parent.name}.{source.stem}.o", []))
+
+        stamp = " ".join([cxx(), *BASE_FLAGS, *EXTRA_FLAGS])
+
+        def compile_one(task):
+            source, target, flags = task
+            stamp_file = target.with_suffix(".cmd")
+            command_line = stamp + " " + " ".join(flags)
+            if target.exists() and stamp_file.exists() and stamp_file.read_text() == command_line:
+                if target.stat().st_mtime > max(source.stat().st_mtime, newest_header):
+                    return
+            self.run_compiler([*BASE_FLAGS, *WARNINGS, *flags, *includes, *EXTRA_FLAGS, "-c", str(source), "-o", target])
+            stamp_file.write_text(command_line)
+
+        with ThreadPoolExecutor(jobs()) as pool:
+            list(pool.map(compile_one, tasks))
+
+        output = Path(self.get_ext_fullpath(ext.name))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        objects = [str(target) for _, target, _ in tasks]
+        link_flags = [f for f in EXTRA_FLAGS if f.startswith("-fsanitize")]
+        temporary = output.with_suffix(".tmp")
+        self.run_compiler(["-shared", "-fopenmp", *link_flags, *objects, "-o", temporary])
+        os.replace(temporary, output)  # a process that has the old one mapped keeps it
+
+    def run_compiler(self, arguments):
+        command = [*cxx().split(), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.stderr:
+            print(done.stderr, file=sys.stderr)
+        if done.returncode != 0:
+            raise SystemExit(f"dlperf: the compiler failed on {' '.join(command)}")
+
+
+reason = unsupported_reason()
+if reason:
+    print(f"dlperf: {reason}", file=sys.stderr)
+
+setup(
+    ext_modules=[] if reason else [Extension("dlperf._C", sources=[])],
+    cmdclass={"build_ext": BuildKernels},
+)
