@@ -99,7 +99,9 @@ class BuildKernels(build_ext):
             if target.exists() and stamp_file.exists() and stamp_file.read_text() == command_line:
                 if target.stat().st_mtime > max(source.stat().st_mtime, newest_header):
                     return
-            self.run_compiler([*BASE_FLAGS, *WARNINGS, *flags, *includes, *EXTRA_FLAGS, "-c", str(source), "-o", target])
+            self.run_compiler(
+                [*BASE_FLAGS, *WARNINGS, *flags, *includes, *EXTRA_FLAGS, "-c", str(source), "-o", target]
+            )
             stamp_file.write_text(command_line)
 
         with ThreadPoolExecutor(jobs()) as pool:

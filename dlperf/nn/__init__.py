@@ -1,0 +1,53 @@
+"""torch.nn with dlperf's layers in it: ``from dlperf import nn``.
+
+The layers subclass torch's, hold the same parameters under the same names, and load each other's state_dict.
+Every name that dlperf has no layer for is torch.nn's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+
+import torch.nn as _torch_nn
+
+from . import functional
+from .activation import SiLU
+
+__all__ = ["SiLU", "functional"]
+
+# Layers by torch class: what `optimize` swaps.
+LAYERS = {cls.__mro__[1]: cls for cls in (SiLU,)}
+
+
+def _alias_submodules() -> None:
+    """Lets `import dlperf.nn.init` and the like find torch's modules, without importing any that torch did not."""
+    for module in list(pkgutil.iter_modules(_torch_nn.__path__)):
+        name = f"{__name__}.{module.name}"
+        origin = sys.modules.get(f"{_torch_nn.__name__}.{module.name}")
+        if origin is None or name in sys.modules or module.name == "functional":
+            continue
+        sys.modules[name] = origin
+        prefix = origin.__name__ + "."
+        for full, loaded in list(sys.modules.items()):
+            if full.startswith(prefix):
+                sys.modules.setdefault(name + "." + full[len(prefix) :], loaded)
+
+
+_alias_submodules()
+
+
+def __getattr__(name: str):
+    try:
+        return getattr(_torch_nn, name)
+    except AttributeError:
+        pass
+    try:
+        return importlib.import_module(f"{_torch_nn.__name__}.{name}")
+    except ModuleNotFoundError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}, and neither has torch.nn") from None
+
+
+def __dir__():
+    return sorted({*__all__, *dir(_torch_nn)})

@@ -1,0 +1,1 @@
+"""Cases and comparison: what the tests and ``dlperf check`` share."""

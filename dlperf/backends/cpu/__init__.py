@@ -1,0 +1,50 @@
+"""CPU kernels of ``csrc/cpu``: float32, bfloat16 and float16, chosen by instruction set at run time."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ._library import FLOATS, C, load_error
+from .activation import *  # noqa: F403
+
+# Operators with a rule of their own beside "same floating dtype": name -> why_not(*args).
+SPECIAL_RULES: dict = {}
+
+
+def why_not(op: str, *args) -> str | None:
+    if load_error is not None:
+        return load_error
+    if op not in globals():
+        return f"the cpu backend has no kernel for {op}"
+    special = SPECIAL_RULES.get(op)
+    if special is not None:
+        return special(*args)
+    return same_floating_dtype(args)
+
+
+def same_floating_dtype(args) -> str | None:
+    """The common rule: every tensor on the CPU, all of one dtype, and that one served."""
+    dtype = None
+    for arg in args:
+        if isinstance(arg, Tensor):
+            if not arg.is_cpu:
+                return f"a tensor is on {arg.device}"
+            if dtype is None:
+                dtype = arg.dtype
+                if dtype not in FLOATS:
+                    return f"dtype {str(dtype).removeprefix('torch.')} is served by the reference backend"
+            elif arg.dtype is not dtype:
+                return "the tensors' dtypes differ"
+    return None
+
+
+def available() -> str | None:
+    """None where the kernels are loaded, else why they are not."""
+    return load_error
+
+
+def isa() -> str:
+    """The instruction set in use: the processor's best, capped by DLPERF_ISA."""
+    from ._library import C
+
+    return C.isa()

@@ -1,0 +1,21 @@
+"""The extension module dlperf._C, or the sentence that says why it is not there."""
+
+from __future__ import annotations
+
+import torch
+
+try:
+    from ... import _C as C
+
+    load_error = None
+    if not C.isa_environment_ok():
+        raise ValueError(f"environment variable DLPERF_ISA: expected one of {', '.join(C.ISAS)}")
+except ImportError as error:
+    C = None
+    load_error = (
+        "the CPU kernels are not built on this machine: install dlperf on x86-64 Linux with a C++17 compiler "
+        f"(g++ 11 or newer) to have them ({error})"
+    )
+
+# dtype -> the code that csrc/cpu/dtype.h gives it.
+FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}

@@ -1,0 +1,17 @@
+"""Plain torch: any device, any dtype, float64 too. The truth that every other backend is tested against.
+
+Each function is made of differentiable torch operators, so that it can stand in for a missing
+derivative of any order.
+"""
+
+from __future__ import annotations
+
+from .activation import *  # noqa: F403
+
+
+def why_not(op: str, *args) -> str | None:
+    return None if op in globals() else f"the reference backend has no {op}"
+
+
+def available() -> str | None:
+    return None

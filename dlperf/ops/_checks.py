@@ -1,0 +1,59 @@
+"""Argument checks: the exception type that torch raises, naming the argument, what it is and what was expected."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def describe(x) -> str:
+    """A tensor's shape, dtype and device in a few words, or what the thing is instead."""
+    if isinstance(x, Tensor):
+        return f"a {str(x.dtype).removeprefix('torch.')} tensor of shape {tuple(x.shape)} on {x.device}"
+    return f"{type(x).__name__} {x!r}"
+
+
+def check_tensor(op: str, **named) -> None:
+    for name, x in named.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{op}(): argument '{name}' must be Tensor, not {type(x).__name__}")
+
+
+def check_floating(op: str, **named) -> None:
+    """Each is a Tensor of a floating dtype, or None."""
+    for name, x in named.items():
+        if x is None:
+            continue
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{op}(): argument '{name}' must be Tensor, not {type(x).__name__}")
+        if not x.is_floating_point():
+            raise RuntimeError(f"{op}(): expected '{name}' to have a floating dtype, got {describe(x)}")
+
+
+def check_same_device(op: str, **named) -> None:
+    """All given tensors are on one device."""
+    first = None
+    for name, x in named.items():
+        if x is None:
+            continue
+        if first is None:
+            first = (name, x)
+        elif x.device != first[1].device:
+            raise RuntimeError(
+                f"{op}(): expected all tensors on one device, but '{first[0]}' is on {first[1].device} "
+                f"and '{name}' is on {x.device}"
+            )
+
+
+def check_same_dtype(op: str, **named) -> None:
+    """All given tensors have one dtype."""
+    first = None
+    for name, x in named.items():
+        if x is None:
+            continue
+        if first is None:
+            first = (name, x)
+        elif x.dtype is not first[1].dtype:
+            raise RuntimeError(
+                f"{op}(): expected '{name}' to have the dtype of '{first[0]}' "
+                f"({str(first[1].dtype).removeprefix('torch.')}), got {describe(x)}"
+            )

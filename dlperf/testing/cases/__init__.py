@@ -1,0 +1,17 @@
+"""Every operator's cases, family by family: the shapes that the tests, ``dlperf check`` and the documents share."""
+
+from __future__ import annotations
+
+from ._case import Case, Maker
+from .activation import CASES as _activation
+
+FAMILIES: dict[str, list[Case]] = {
+    "activation": _activation,
+}
+
+__all__ = ["FAMILIES", "Case", "Maker", "all_cases"]
+
+
+def all_cases() -> list[tuple[str, Case]]:
+    """(family, case) of every case, in the families' order."""
+    return [(family, case) for family, cases in FAMILIES.items() for case in cases]
