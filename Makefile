@@ -1,0 +1,60 @@
+# One command each on a fresh machine: make test, make bench, make demo.
+#
+#   TORCH      the torch requirement to install             (default torch==2.13.0)
+#   PIP_ARGS   extra pip arguments, for PyTorch's own index of CPU or CUDA wheels
+#   PYTHON     the interpreter that makes .venv             (default python3)
+
+TORCH ?= torch==2.13.0
+PIP_ARGS ?=
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS)
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: test bench demo check info lint format gpu-check clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Rebuilt where the torch requirement changes.
+$(VENV)/.torch: $(BIN)/python Makefile
+	@test "$$(cat $@ 2>/dev/null)" = "$(TORCH)" || { $(PIP) "$(TORCH)" "setuptools>=77" "pybind11>=2.13" wheel && echo "$(TORCH)" > $@; }
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.torch $(SOURCES)
+	$(PIP) --no-build-isolation -e ".[dev,bench]"
+	@touch $@
+
+test: $(VENV)/.built
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.built
+	$(BIN)/dlperf bench models --quick --out bench-out $(ARGS)
+
+demo: $(VENV)/.built
+	$(BIN)/dlperf demo --out demo-out $(ARGS)
+
+check: $(VENV)/.built
+	$(BIN)/dlperf check $(ARGS)
+
+info: $(VENV)/.built
+	$(BIN)/dlperf info
+
+lint: $(VENV)/.built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+format: $(VENV)/.built
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+# On a machine with a GPU: no virtual environment, no network, the interpreter's own torch.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist bench-out demo-out gpu-check-out *.egg-info dlperf/*.so
