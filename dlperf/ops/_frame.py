@@ -35,8 +35,8 @@ class Operator:
     Args:
         schema: ``name(Tensor x, ..., int[] stride, str activation) -> Tensor``, torch's schema language. What the
             operator mutates is marked ``Tensor(a!)``; such an operator has no gradient.
-        fake: ``fake(*args)`` returns empty outputs of the right shape, strides and dtype. Backends allocate their outputs
-            with the same function.
+        fake: ``fake(*args)`` returns empty outputs of the right shape, strides and dtype. Backends allocate
+            their outputs with the same function.
         setup: ``setup(ctx, args, output)`` keeps what backward needs: ``ctx.save_for_backward`` for tensors, attributes
             for the rest.
         backward: ``backward(ctx, *grads)`` returns one gradient (or None) per Tensor argument, in order.

@@ -45,6 +45,4 @@ def available() -> str | None:
 
 def isa() -> str:
     """The instruction set in use: the processor's best, capped by DLPERF_ISA."""
-    from ._library import C
-
     return C.isa()
