@@ -49,8 +49,14 @@ def _check_name(name: str, origin: str) -> str:
     return name
 
 
-_environment = _check_name(os.environ.get("DLPERF_BACKEND") or "auto", "environment variable DLPERF_BACKEND")
-_default_named = None if _environment == "auto" else _environment
+_default_named = os.environ.get("DLPERF_BACKEND") or None
+
+
+def check_environment() -> None:
+    """Raises ValueError where DLPERF_BACKEND or DLPERF_ISA holds something that is none of the names."""
+    if _default_named is not None:
+        _check_name(_default_named, "environment variable DLPERF_BACKEND")
+    load("cpu")
 
 
 class backend:
@@ -116,6 +122,8 @@ def select(op: str, args: tuple) -> ModuleType:
     """
     name = _state.named if _state.named is not None else _default_named
     if name is not None and name != "auto":
+        if name not in NAMES:
+            check_environment()
         module = load(name)
         reason = module.why_not(op, *args)
         if reason is not None:

@@ -11,3 +11,7 @@ def why_not(op: str, *args) -> str | None:
 
 def available() -> str | None:
     return REASON
+
+
+def why_not_dtype(dtype) -> str | None:
+    return REASON

@@ -15,3 +15,7 @@ def why_not(op: str, *args) -> str | None:
 
 def available() -> str | None:
     return None
+
+
+def why_not_dtype(dtype) -> str | None:
+    return None

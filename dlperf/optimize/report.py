@@ -1,0 +1,148 @@
+"""dlperf.report(model): which kernel serves each layer, or why torch does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from io import StringIO
+
+import torch
+from torch import nn as torch_nn
+
+from .. import backends
+from ..nn import LAYERS
+from .swap import why_not_swapped
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer.
+
+    Attributes:
+        path: its name in the model ("" is the model itself).
+        layer: its class.
+        served_by: the backend ("cpu", "triton", ...), "torch", or "not called".
+        detail: the operators called, or why torch serves.
+    """
+
+    path: str
+    layer: str
+    served_by: str
+    detail: str
+
+
+@dataclass
+class Report:
+    """What ``dlperf.report`` returns; print it for a table."""
+
+    rows: list[Row]
+    ran: bool
+    fallbacks: dict[str, int] = field(default_factory=dict)
+
+    def counts(self) -> dict[str, int]:
+        """Layers by what serves them."""
+        return dict(Counter(row.served_by for row in self.rows))
+
+    def __str__(self) -> str:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title="dlperf report" if self.ran else "dlperf report (give inputs to see what runs)")
+        for column in ("layer", "class", "served by", "detail"):
+            table.add_column(column, overflow="fold")
+        for row in self.rows:
+            table.add_row(row.path or "(model)", row.layer, row.served_by, row.detail)
+        out = StringIO()
+        console = Console(file=out, width=120)
+        console.print(table)
+        console.print(", ".join(f"{n} layers served by {who}" for who, n in sorted(self.counts().items())))
+        for reason, calls in self.fallbacks.items():
+            console.print(f"fallback: {reason} ({calls} calls)", highlight=False)
+        return out.getvalue()
+
+
+def _layers(model: torch_nn.Module):
+    """Modules that compute: leaves, and those that hold parameters of their own."""
+    for path, module in model.named_modules():
+        if not module._modules or any(p is not None for p in module._parameters.values()):
+            yield path, module
+
+
+def report(model: torch_nn.Module, *inputs, **kwargs) -> Report:
+    """Tells, layer by layer, what serves it.
+
+    Args:
+        model: any Module, optimized or not.
+        inputs, kwargs: where given, the model is called with them once, in eval mode and without gradients, and the
+            report tells what really ran; without, it tells what each layer's class and parameters allow.
+
+    Raises:
+        TypeError: ``model`` is no Module.
+    """
+    if not isinstance(model, torch_nn.Module):
+        raise TypeError(f"report(): argument 'model' must be a torch.nn.Module, not {type(model).__name__}")
+    if inputs or kwargs:
+        return _report_of_run(model, inputs, kwargs)
+    sample = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return Report([_static_row(path, module, sample) for path, module in _layers(model)], ran=False)
+
+
+def _static_row(path: str, module: torch_nn.Module, sample: torch.Tensor) -> Row:
+    name = type(module).__name__
+    if type(module) not in LAYERS.values():
+        return Row(path, name, "torch", why_not_swapped(module))
+    tensor = next((p for p in module.parameters(recurse=False) if p.is_floating_point()), sample)
+    reasons = []
+    for candidate in backends.ORDER.get(tensor.device.type, backends.OTHER_DEVICES):
+        backend = backends.load(candidate)
+        reason = backend.available() or backend.why_not_dtype(tensor.dtype)
+        if reason is None:
+            return Row(path, name, candidate, "; ".join(reasons))
+        reasons.append(f"{candidate}: {reason}")
+    return Row(path, name, "torch", "; ".join(reasons))
+
+
+def _report_of_run(model: torch_nn.Module, inputs: tuple, kwargs: dict) -> Report:
+    calls: dict[str, list[tuple[str, str]]] = {}
+    open_calls: list[int] = []
+    handles = []
+    before = backends.fallbacks()
+    was_training = [m for m in model.modules() if m.training]
+
+    with backends.trace() as traced:
+
+        def enter(module, _):
+            open_calls.append(len(traced))
+
+        def leave_as(path):
+            def leave(module, _inputs, _output):
+                calls.setdefault(path, []).extend(traced[open_calls.pop() :])
+
+            return leave
+
+        try:
+            for path, module in _layers(model):
+                handles.append(module.register_forward_pre_hook(enter))
+                handles.append(module.register_forward_hook(leave_as(path)))
+            model.eval()
+            with torch.no_grad():
+                model(*inputs, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+            for module in was_training:
+                module.training = True
+
+    rows = []
+    for path, module in _layers(model):
+        name = type(module).__name__
+        if path not in calls:
+            rows.append(Row(path, name, "not called", ""))
+        elif calls[path]:
+            served = sorted({backend for _, backend in calls[path]})
+            rows.append(Row(path, name, "+".join(served), ", ".join(dict.fromkeys(op for op, _ in calls[path]))))
+        else:
+            rows.append(Row(path, name, "torch", why_not_swapped(module)))
+    after = backends.fallbacks()
+    new = {f"{op} on {b}: {why}": n - before.get((op, b, why), 0) for (op, b, why), n in after.items()}
+    return Report(rows, ran=True, fallbacks={reason: n for reason, n in new.items() if n > 0})

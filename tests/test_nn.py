@@ -1,0 +1,105 @@
+"""What all layers share: fall-through, state_dict, copies, pickles, hooks."""
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import dlperf
+from dlperf import nn
+from dlperf.nn import LAYERS
+
+# torch class -> constructor arguments and an input.
+SAMPLES = {
+    torch.nn.SiLU: ((), lambda: torch.randn(2, 3)),
+}
+
+
+def test_every_layer_has_a_sample():
+    assert set(LAYERS) == set(SAMPLES)
+
+
+@pytest.fixture(params=list(LAYERS), ids=lambda c: c.__name__)
+def pair(request):
+    """A torch layer and dlperf's of the same weights, with an input."""
+    args, make = SAMPLES[request.param]
+    torch.manual_seed(0)
+    theirs = request.param(*args)
+    ours = LAYERS[request.param](*args)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    return theirs.eval(), ours.eval(), make
+
+
+def _first(value):
+    return value[0] if isinstance(value, tuple) else value
+
+
+def test_layer_is_a_torch_layer_of_the_same_name(pair):
+    theirs, ours, _ = pair
+    assert isinstance(ours, type(theirs)) and type(ours).__name__ == type(theirs).__name__
+    assert repr(ours) == repr(theirs)
+
+
+def test_layer_computes_what_torchs_does(pair):
+    theirs, ours, make = pair
+    x = make()
+    torch.testing.assert_close(_first(ours(x)), _first(theirs(x)), rtol=1e-4, atol=1e-5)
+
+
+def test_state_dict_goes_both_ways(pair):
+    theirs, ours, _ = pair
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    assert list(theirs.state_dict()) == list(ours.state_dict())
+
+
+def test_layer_deepcopies_and_pickles(pair):
+    _, ours, make = pair
+    x = make()
+    expected = _first(ours(x))
+    for twin in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert type(twin) is type(ours)
+        assert torch.equal(_first(twin(x)), expected)
+
+
+def test_hooks_run(pair):
+    _, ours, make = pair
+    seen = []
+    ours.register_forward_pre_hook(lambda module, args: seen.append("before"))
+    ours.register_forward_hook(lambda module, args, out: seen.append("after"))
+    ours(make())
+    assert seen == ["before", "after"]
+
+
+def test_layer_follows_to_double(pair):
+    theirs, ours, make = pair
+    x = make()
+    x = x.double() if x.is_floating_point() else x
+    torch.testing.assert_close(_first(ours.double()(x)), _first(theirs.double()(x)))
+
+
+@pytest.mark.parametrize("name", ["Sequential", "ModuleList", "Parameter", "Transformer", "init", "utils", "Bilinear"])
+def test_other_names_are_torchs(name):
+    assert getattr(nn, name) is getattr(torch.nn, name)
+
+
+def test_submodules_import_and_are_torchs():
+    code = (
+        "import dlperf.nn.init, dlperf.nn.utils.rnn, dlperf.nn.utils.parametrize, dlperf.nn.parallel, torch\n"
+        "from dlperf.nn.parameter import Parameter\n"
+        "assert dlperf.nn.init is torch.nn.init and Parameter is torch.nn.Parameter\n"
+        "assert dlperf.nn.utils.rnn is torch.nn.utils.rnn\n"
+        "import dlperf.nn.functional as F\n"
+        "assert F.pad is torch.nn.functional.pad\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_unknown_names_raise_attribute_error():
+    with pytest.raises(AttributeError, match="Convolution2d"):
+        _ = dlperf.nn.Convolution2d
+    with pytest.raises(AttributeError):
+        _ = dlperf.nn.functional.convolution2d
