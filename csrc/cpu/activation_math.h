@@ -45,7 +45,7 @@ static DLPERF_INLINE Vec activate(Vec x, float param) {
     } else if constexpr (A == Act::hardsigmoid) {
         return clamp(x + Vec::set1(3.0f), 0.0f, 6.0f) * Vec::set1(1.0f / 6.0f);
     } else if constexpr (A == Act::hardswish) {
-        return x * clamp(x + Vec::set1(3.0f), 0.0f, 6.0f) * Vec::set1(1.0f / 6.0f);
+        return x * (clamp(x + Vec::set1(3.0f), 0.0f, 6.0f) * Vec::set1(1.0f / 6.0f));
     } else if constexpr (A == Act::softplus) {
         const Vec z = x * Vec::set1(param);
         return select(z > Vec::set1(kSoftplusThreshold), x, log1p_positive(exp(z)) / Vec::set1(param));
@@ -72,16 +72,18 @@ static DLPERF_INLINE Vec activate_grad(Vec x, float param) {
     if constexpr (kPiecewise<A>) {
         return activate_backward<A>(one, x, param);
     } else if constexpr (A == Act::elu) {
-        return select(x <= zero, exp(x) * Vec::set1(param), one);
+        return select(x > zero, one, exp(x) * Vec::set1(param));
     } else if constexpr (A == Act::gelu) {
         Vec bell;
         const Vec cdf = normal_cdf(x, bell);
         return fma(x, bell * Vec::set1(kInvSqrt2Pi), cdf);
     } else if constexpr (A == Act::gelu_tanh) {
         Vec complement;
-        const Vec s = sigmoid(gelu_tanh_argument(x), complement);
-        const Vec slope = Vec::set1(2.0f * kGeluTanhScale) * fma(x * x, Vec::set1(3.0f * kGeluTanhCubic), one);
-        return fma(x * slope, s * complement, s);
+        const Vec bounded = clamp(x, -60.0f, 60.0f);  // flat beyond; keeps 0 * infinity out
+        const Vec s = sigmoid(gelu_tanh_argument(bounded), complement);
+        const Vec slope =
+            Vec::set1(2.0f * kGeluTanhScale) * fma(bounded * bounded, Vec::set1(3.0f * kGeluTanhCubic), one);
+        return fma(x * (s * complement), slope, s);
     } else if constexpr (A == Act::silu) {
         Vec complement;
         const Vec s = sigmoid(x, complement);
@@ -97,7 +99,7 @@ static DLPERF_INLINE Vec activate_grad(Vec x, float param) {
     } else if constexpr (A == Act::hardswish) {
         const Vec three = Vec::set1(3.0f);
         const Vec ramp = fma(x, Vec::set1(1.0f / 3.0f), Vec::set1(0.5f));
-        return select(x <= zero - three, zero, select(x < three, ramp, one));
+        return select(x <= zero - three, zero, select(x >= three, one, ramp));
     } else if constexpr (A == Act::softplus) {
         const Vec z = x * Vec::set1(param);
         return select(z > Vec::set1(kSoftplusThreshold), one, sigmoid(z));
