@@ -6,9 +6,6 @@
 #include "cpu/parallel.h"
 #include "cpu/vec.h"
 
-// GCC takes the undefined pass-through operands of its own AVX-512 intrinsics for a mistake of ours.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-
 namespace dlperf::DLPERF_ISA_NS {
 namespace {
 
