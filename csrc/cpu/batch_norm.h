@@ -1,0 +1,67 @@
+// Batch normalisation over the channels of [n, c, s], forward and backward, with fused residual and activation.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/activation.h"
+#include "cpu/dtype.h"
+#include "cpu/isa.h"
+
+namespace dlperf {
+
+struct BatchNormShape {
+    int64_t n, c, s;     // images, channels, positions in an image
+    DType dtype;         // x, residual, y and their gradients
+    DType affine_dtype;  // weight, bias and their gradients
+    DType stats_dtype;   // running_mean, running_var
+    bool channels_last;  // memory is [n, s, c], else [n, c, s]
+};
+
+// y = act((x - mean) * rstd * weight + bias + residual).
+struct BatchNormForward {
+    const void* x;
+    const void* residual;  // or null
+    void* y;
+    const void* weight;  // or null: ones
+    const void* bias;    // or null: zeros
+    void* running_mean;  // training: updated, or null; evaluation: the statistics
+    void* running_var;
+    float* save_mean;  // [c] written; null only in evaluation
+    float* save_rstd;
+    double eps;
+    double momentum;
+    Act act;
+    float act_param;
+    bool training;
+};
+
+// Gradients; any of the outputs may be null. With y given, activation was relu and y is its output.
+struct BatchNormBackward {
+    const void* gy;
+    const void* x;
+    const void* y;  // or null: no activation
+    const void* weight;
+    const float* save_mean;
+    const float* save_rstd;
+    void* gx;
+    void* gresidual;  // only together with y: without an activation it is gy itself
+    void* gweight;
+    void* gbias;
+    bool training;
+};
+
+struct BatchNormTable {
+    int64_t (*workspace)(const BatchNormShape&);  // bytes that each function below needs
+    void (*forward)(const BatchNormShape&, const BatchNormForward&, void* workspace);
+};
+
+struct BatchNormBackwardTable {
+    void (*backward)(const BatchNormShape&, const BatchNormBackward&, void* workspace);
+    // out[c] = sum of gy over n and s, in affine_dtype.
+    void (*channel_sum)(const BatchNormShape&, const void* gy, void* out, void* workspace);
+};
+
+}  // namespace dlperf
+
+DLPERF_DECLARE_TABLE(dlperf::BatchNormTable, batch_norm_table)
+DLPERF_DECLARE_TABLE(dlperf::BatchNormBackwardTable, batch_norm_backward_table)
