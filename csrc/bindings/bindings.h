@@ -23,3 +23,6 @@ void bind_ceiling(py::module_& m);
 void bind_layout(py::module_& m);
 void bind_batch_norm(py::module_& m);
 void bind_pool(py::module_& m);
+void bind_elementwise(py::module_& m);
+void bind_softmax(py::module_& m);
+void bind_random(py::module_& m);

@@ -1,0 +1,63 @@
+#include "cpu/elementwise.h"
+
+#include "bindings/bindings.h"
+
+using namespace dlperf;
+
+void bind_elementwise(py::module_& m) {
+    py::list names;
+    for (const char* name : kActNames) names.append(name);
+    m.attr("ACTIVATIONS") = names;
+
+    m.def(
+        "activation_forward",
+        [](int dtype, int act, float param, int64_t n, Address x, Address y) {
+            py::gil_scoped_release release;
+            DLPERF_DISPATCH(elementwise_table)
+                .activation_forward(DType(dtype), Act(act), param, n, as_pointer<void>(x), as_pointer<void>(y));
+        },
+        "(dtype, act, param, n, x, y): y = act(x).");
+    m.def(
+        "activation_backward",
+        [](int dtype, int act, float param, int64_t n, Address gy, Address x, Address gx) {
+            py::gil_scoped_release release;
+            DLPERF_DISPATCH(elementwise_table)
+                .activation_backward(DType(dtype), Act(act), param, n, as_pointer<void>(gy), as_pointer<void>(x),
+                                     as_pointer<void>(gx));
+        },
+        "(dtype, act, param, n, gy, x, gx): gx = gy * act'(x).");
+    m.def("activation_has_output_derivative", [](int act) { return activation_has_output_derivative(Act(act)); });
+    m.def(
+        "activation_backward_from_output",
+        [](int dtype, int act, int64_t n, Address gy, Address y, Address gx) {
+            py::gil_scoped_release release;
+            DLPERF_DISPATCH(elementwise_table)
+                .activation_backward_from_output(DType(dtype), Act(act), n, as_pointer<void>(gy), as_pointer<void>(y),
+                                                 as_pointer<void>(gx));
+        },
+        "(dtype, act, n, gy, y, gx): gx = gy * act'(x) from y = act(x).");
+    m.def(
+        "add",
+        [](int dtype, int64_t n, Address a, Address b, float alpha, bool relu, Address y) {
+            py::gil_scoped_release release;
+            DLPERF_DISPATCH(elementwise_table)
+                .add(DType(dtype), n, as_pointer<void>(a), as_pointer<void>(b), alpha, relu, as_pointer<void>(y));
+        },
+        "(dtype, n, a, b, alpha, relu, y): y = a + alpha b, then max(y, 0) where relu.");
+    m.def(
+        "multiply",
+        [](int dtype, int64_t n, Address a, Address b, Address y) {
+            py::gil_scoped_release release;
+            DLPERF_DISPATCH(elementwise_table)
+                .multiply(DType(dtype), n, as_pointer<void>(a), as_pointer<void>(b), as_pointer<void>(y));
+        },
+        "(dtype, n, a, b, y): y = a b.");
+    m.def(
+        "cast",
+        [](int from, int to, int64_t n, Address x, Address y) {
+            py::gil_scoped_release release;
+            DLPERF_DISPATCH(elementwise_table)
+                .cast(DType(from), DType(to), n, as_pointer<void>(x), as_pointer<void>(y));
+        },
+        "(from, to, n, x, y): y = x in another storage type.");
+}

@@ -1,0 +1,105 @@
+// One streaming loop, instantiated for each operation and storage type.
+#include "cpu/elementwise.h"
+
+#include "cpu/activation_math.h"
+#include "cpu/parallel.h"
+
+// GCC takes the undefined pass-through operands of its own AVX-512 intrinsics for a mistake of ours.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
+namespace dlperf::DLPERF_ISA_NS {
+namespace {
+
+constexpr int64_t kUnroll = 4;              // vectors in flight
+constexpr int64_t kMinPerThread = 1 << 14;  // elements below which another thread costs more than it saves
+constexpr int64_t kGrain = 64;              // elements: threads share no cache line of output
+
+// y[i] = f(x[i])
+template <class In, class Out, class F>
+static inline void map(int64_t n, const In* x, Out* y, const F& f) {
+    parallel_for(
+        n, kMinPerThread,
+        [&](int64_t i, int64_t end) {
+            for (; i + kUnroll * Vec::W <= end; i += kUnroll * Vec::W) {
+                Vec v[kUnroll];
+                for (int64_t u = 0; u < kUnroll; ++u) v[u] = f(Vec::load(x + i + u * Vec::W));
+                for (int64_t u = 0; u < kUnroll; ++u) v[u].store(y + i + u * Vec::W);
+            }
+            for (; i < end; i += Vec::W) store_some(y + i, f(load_some(x + i, end - i)), end - i);
+        },
+        kGrain);
+}
+
+// y[i] = f(a[i], b[i])
+template <class T, class F>
+static inline void zip(int64_t n, const T* a, const T* b, T* y, const F& f) {
+    parallel_for(
+        n, kMinPerThread,
+        [&](int64_t i, int64_t end) {
+            for (; i + kUnroll * Vec::W <= end; i += kUnroll * Vec::W) {
+                Vec v[kUnroll];
+                for (int64_t u = 0; u < kUnroll; ++u) {
+                    v[u] = f(Vec::load(a + i + u * Vec::W), Vec::load(b + i + u * Vec::W));
+                }
+                for (int64_t u = 0; u < kUnroll; ++u) v[u].store(y + i + u * Vec::W);
+            }
+            for (; i < end; i += Vec::W) {
+                store_some(y + i, f(load_some(a + i, end - i), load_some(b + i, end - i)), end - i);
+            }
+        },
+        kGrain);
+}
+
+void activation_forward(DType dtype, Act act, float param, int64_t n, const void* x, void* y) {
+    DLPERF_DTYPE_SWITCH(
+        dtype, DLPERF_ACT_SWITCH(act, map(n, (const T*)x, (T*)y, [=](Vec v) { return activate<A>(v, param); })))
+}
+
+void activation_backward(DType dtype, Act act, float param, int64_t n, const void* gy, const void* x, void* gx) {
+    DLPERF_DTYPE_SWITCH(dtype, DLPERF_ACT_SWITCH(act, zip(n, (const T*)gy, (const T*)x, (T*)gx, [=](Vec g, Vec v) {
+                                                     return activate_backward<A>(g, v, param);
+                                                 })))
+}
+
+template <Act A>
+static void from_output(DType dtype, int64_t n, const void* gy, const void* y, void* gx) {
+    if constexpr (activation_has_output_derivative(A)) {
+        DLPERF_DTYPE_SWITCH(dtype, zip(n, (const T*)gy, (const T*)y, (T*)gx,
+                                       [](Vec g, Vec v) { return activate_backward_from_output<A>(g, v); }))
+    }
+}
+
+void activation_backward_from_output(DType dtype, Act act, int64_t n, const void* gy, const void* y, void* gx) {
+    DLPERF_ACT_SWITCH(act, from_output<A>(dtype, n, gy, y, gx))
+}
+
+void add(DType dtype, int64_t n, const void* a, const void* b, float alpha, bool relu, void* y) {
+    const Vec scale = Vec::set1(alpha);
+    if (relu) {
+        DLPERF_DTYPE_SWITCH(dtype, zip(n, (const T*)a, (const T*)b, (T*)y,
+                                       [=](Vec u, Vec v) { return activate<Act::relu>(fma(v, scale, u), 0.0f); }))
+    } else {
+        DLPERF_DTYPE_SWITCH(dtype,
+                            zip(n, (const T*)a, (const T*)b, (T*)y, [=](Vec u, Vec v) { return fma(v, scale, u); }))
+    }
+}
+
+void multiply(DType dtype, int64_t n, const void* a, const void* b, void* y) {
+    DLPERF_DTYPE_SWITCH(dtype, zip(n, (const T*)a, (const T*)b, (T*)y, [](Vec u, Vec v) { return u * v; }))
+}
+
+template <class In>
+static void cast_from(DType to, int64_t n, const In* x, void* y) {
+    DLPERF_DTYPE_SWITCH(to, map(n, x, (T*)y, [](Vec v) { return v; }))
+}
+
+void cast(DType from, DType to, int64_t n, const void* x, void* y) {
+    DLPERF_DTYPE_SWITCH(from, cast_from(to, n, (const T*)x, y))
+}
+
+}  // namespace
+
+const ElementwiseTable elementwise_table = {
+    activation_forward, activation_backward, activation_backward_from_output, add, multiply, cast};
+
+}  // namespace dlperf::DLPERF_ISA_NS
