@@ -9,10 +9,13 @@ import dlperf
 from dlperf.backends import cpu
 
 # What torch may still do: allocate, view, bookkeep and accumulate gradients.
-NOT_COMPUTE = {
-    f"aten::{name}"
-    for name in ["empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_", "set_", "view", "view_as", "reshape", "_reshape_alias", "flatten", "unflatten", "detach", "as_strided", "t", "transpose", "permute", "movedim", "unsqueeze", "squeeze", "expand", "slice", "select", "unbind", "alias", "to", "lift_fresh", "contiguous", "ones_like", "fill_", "is_nonzero", "item", "_local_scalar_dense", "_unsafe_view", "result_type", "is_same_size"]
-}
+_NAMES = """
+    empty empty_like empty_strided new_empty new_empty_strided resize_ set_ view view_as reshape _reshape_alias
+    flatten unflatten detach as_strided t transpose permute movedim unsqueeze squeeze expand slice select unbind
+    alias to lift_fresh contiguous ones_like fill_ is_nonzero item _local_scalar_dense _unsafe_view result_type
+    is_same_size
+"""
+NOT_COMPUTE = {f"aten::{name}" for name in _NAMES.split()}
 
 
 def _computing(run) -> dict[str, int]:
