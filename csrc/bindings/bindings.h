@@ -19,6 +19,7 @@ inline T* as_pointer(Address address) {
 }
 
 void bind_isa(py::module_& m);
+void bind_gemm(py::module_& m);
 void bind_ceiling(py::module_& m);
 void bind_layout(py::module_& m);
 void bind_batch_norm(py::module_& m);
@@ -26,3 +27,4 @@ void bind_pool(py::module_& m);
 void bind_elementwise(py::module_& m);
 void bind_softmax(py::module_& m);
 void bind_random(py::module_& m);
+void bind_attention(py::module_& m);

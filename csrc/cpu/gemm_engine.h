@@ -1,0 +1,311 @@
+// The two loop nests around the register tiles, one thread's share each.
+//
+//   row engine     A in place through row pointers, B packed beforehand: forward products, convolutions as such
+//   outer engine   A and B both packed per block of a long reduction: products with A transposed, weight gradients
+#pragma once
+
+#include "cpu/gemm_pack.h"
+
+namespace dlperf::DLPERF_ISA_NS {
+
+// Hands out pieces of a workspace; with a null base it only measures.
+struct Arena {
+    char* base;
+    int64_t used = 0;
+
+    template <class T>
+    T* take(int64_t count) {
+        T* p = base ? reinterpret_cast<T*>(base + used) : nullptr;
+        used += round_up(count * int64_t(sizeof(T)), 64);
+        return p;
+    }
+};
+
+static inline bool uses_pairs(DType dtype) {
+    return kNativeBf16 && dtype == DType::bf16;
+}
+static inline bool needs_conversion(DType dtype) {
+    return dtype != DType::f32 && !uses_pairs(dtype);
+}
+static inline int64_t dtype_size(DType dtype) {
+    return dtype == DType::f32 ? 4 : 2;
+}
+static inline int64_t units_of(int64_t run, bool pairs) {
+    return pairs ? ceil_div(run, 2) : run;
+}
+
+// Runs `...` with T the storage type and `constexpr bool Pairs`.
+#if DLPERF_ISA_LEVEL == 3
+#define DLPERF_PAIRS_SWITCH(dtype, ...) \
+    DLPERF_DTYPE_SWITCH(dtype, constexpr bool Pairs = sizeof(T) == 2 && kIsBf16<T>; __VA_ARGS__)
+#else
+#define DLPERF_PAIRS_SWITCH(dtype, ...) DLPERF_DTYPE_SWITCH(dtype, constexpr bool Pairs = false; __VA_ARGS__)
+#endif
+
+template <class T>
+constexpr bool kIsBf16 = false;
+template <>
+constexpr bool kIsBf16<bf16_t> = true;
+
+// Bias as floats, zero up to a whole panel, so that tiles load it without masks.
+static inline int64_t padded_bias(int64_t n) {
+    return round_up(n, kPanel);
+}
+static inline void expand_bias(DType dtype, const void* bias, int64_t n, float* out) {
+    DLPERF_DTYPE_SWITCH(dtype, convert_run(static_cast<const T*>(bias), out, n))
+    for (int64_t i = n; i < padded_bias(n); ++i) out[i] = 0.0f;
+}
+
+// How threads divide rows x panels (x reduction).
+struct Grid {
+    int64_t m, n, k;
+};
+
+// Least work of the busiest thread first, then least traffic: rows and panels read by one thread.
+static inline Grid row_grid(int64_t rows, int64_t panels, int64_t row_bytes, int64_t panel_bytes, int64_t threads) {
+    Grid best = {threads, 1, 1};
+    double best_cost = 0;
+    for (int64_t tn = 1; tn <= threads && tn <= panels; ++tn) {
+        const int64_t tm = threads / tn;
+        const int64_t mine = ceil_div(ceil_div(rows, kPanelMr), tm) * kPanelMr, mine_panels = ceil_div(panels, tn);
+        const double work = double(mine) * double(mine_panels) * double(row_bytes);
+        const double traffic = 4.0 * double(mine * row_bytes) + 2.0 * double(mine_panels * panel_bytes);
+        const double cost = work + traffic;
+        if (tn == 1 || cost < best_cost) {
+            best = {tm, tn, 1};
+            best_cost = cost;
+        }
+    }
+    return best;
+}
+
+static inline int64_t block_rows(int64_t rows, int64_t row_bytes) {
+    const int64_t fit = kBlocks.a_bytes / max64(row_bytes, 1) / kBlocks.row_step * kBlocks.row_step;
+    const int64_t most = max64(kBlocks.row_step, min64(fit, kBlocks.rows));
+    const int64_t blocks = ceil_div(max64(rows, 1), most);
+    return round_up(ceil_div(max64(rows, 1), blocks), kBlocks.row_step);
+}
+
+// ---- Row engine ----
+
+struct Product {
+    bool pairs;
+    int64_t taps, run;            // the reduction: so many runs of so many elements
+    int64_t first_tap, all_taps;  // which of the packed taps
+    const float* b;               // packed panels, or (b_step != 0) whole vectors in place
+    int64_t b_step;
+    int64_t n;
+    const Epilogue* epilogue;
+    const float* bias_col;
+};
+
+struct RowBlock {
+    const char* const* rows;
+    int64_t rows_ld;
+    int64_t count;
+    const int64_t* out_offset;
+    const int64_t* residual_offset;
+    const float* bias_row;
+};
+
+// Columns [n_begin, n_end), n_begin on a panel. `acc` holds count x kPanel floats.
+static void run_rows(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end, float* acc) {
+    const MicroTable& micro = micro_table(p.pairs);
+    const int64_t units = units_of(p.run, p.pairs);
+    const bool odd = p.pairs && p.run % 2 != 0;
+    const int64_t chunks = max64(1, ceil_div(units, kBlocks.depth));
+    const int64_t chunk = max64(1, ceil_div(units, chunks));
+    const int64_t group = chunks > 1 ? 1 : max64(1, kBlocks.depth / max64(units, 1));  // taps per call
+    const int64_t steps = units == 0 || p.taps == 0 ? 1 : ceil_div(p.taps, group) * chunks;
+
+    TileCall t = {};
+    t.rows_ld = block.rows_ld;
+    t.epilogue = p.epilogue;
+    t.bias_col = p.bias_col;
+    for (int64_t n0 = n_begin; n0 < n_end; n0 += kPanel) {
+        const int64_t width = panel_width(p.n, n0);
+        const int nv = int(width / Vec::W), mr = kBlocks.mr[nv];
+        t.n0 = n0;
+        t.n_valid = int(min64(p.n - n0, kPanel));
+        t.b_step = p.b_step ? p.b_step : width;
+        const float* panel = p.b_step ? p.b + n0 : p.b + n0 * p.all_taps * units + p.first_tap * units * width;
+        for (int64_t step = 0; step < steps; ++step) {
+            const int64_t tap = step / chunks * group, u0 = step % chunks * chunk;
+            t.taps = max64(0, min64(group, p.taps - tap));
+            t.units = min64(chunk, units - u0);
+            t.odd = odd && u0 + t.units == units;
+            t.a_offset = u0 * 4;
+            t.b = panel + (tap * units + u0) * t.b_step;
+            t.first = step == 0;
+            t.last = step == steps - 1;
+            const char* const* rows = block.rows + tap * block.rows_ld;
+            for (int64_t m = 0; m < block.count; m += mr) {
+                const int height = int(min64(mr, block.count - m));
+                t.rows = rows + m;
+                t.acc = acc + m * width;
+                t.out_offset = block.out_offset + m;
+                t.residual_offset = block.residual_offset + m;
+                t.bias_row = block.bias_row ? block.bias_row + m : nullptr;
+                micro.rows[nv][height](t);
+            }
+        }
+    }
+}
+
+// ---- Packing of B for the row engine ----
+
+// B as it lies in memory: element (tap, k = q * run_inner + c, n) at
+// tap_offset[tap] + q * outer_step + c * run_step + n * n_step.
+struct WeightView {
+    const void* p;
+    int64_t n, n_step;
+    int64_t taps;
+    const int64_t* tap_offset;
+    int64_t run_outer, outer_step, run_inner, run_step;
+
+    int64_t run() const { return run_outer * run_inner; }
+};
+
+// The order of packing, made once and read by all threads. `index` and `first_unit` point into the workspace.
+struct PackPlan {
+    enum Kind { rows, columns, gather } kind;
+    RunMap map;
+};
+
+static inline int64_t pack_table_length(const WeightView& w) {
+    return w.taps * w.run();
+}
+
+static PackPlan plan_pack(const WeightView& w, bool pairs, int32_t* tables) {
+    const int64_t run = w.run(), units = units_of(run, pairs), count = w.taps * run;
+    PackPlan plan = {PackPlan::gather, {1, 0, count, nullptr, nullptr, units * w.taps}};
+    if (w.n_step == 1) {
+        plan.kind = PackPlan::rows;
+        return plan;
+    }
+    if (w.taps == 1 && w.run_outer == 1) {
+        if (w.run_step == 1 || run == 1) plan.kind = PackPlan::columns;
+        return plan;
+    }
+    int64_t furthest_tap = 0;
+    for (int64_t t = 0; t < w.taps; ++t) furthest_tap = max64(furthest_tap, w.tap_offset[t]);
+    const int64_t furthest = furthest_tap + (w.run_outer - 1) * w.outer_step + (w.run_inner - 1) * w.run_step;
+    int32_t *index = tables, *first_unit = tables + count;
+    if (furthest + 1 == count) {  // the whole reduction is one run of memory
+        for (int64_t t = 0; t < w.taps; ++t) {
+            for (int64_t k = 0; k < run; ++k) {
+                const int64_t at = w.tap_offset[t] + k / w.run_inner * w.outer_step + k % w.run_inner * w.run_step;
+                index[at] = int32_t(k);
+                first_unit[at] = int32_t(t * units);
+            }
+        }
+        plan.kind = PackPlan::columns;
+    } else if (furthest_tap + 1 == w.taps && w.run_outer == 1) {  // the taps of one index are
+        for (int64_t t = 0; t < w.taps; ++t) {
+            index[w.tap_offset[t]] = 0;
+            first_unit[w.tap_offset[t]] = int32_t(t * units);
+        }
+        plan.kind = PackPlan::columns;
+        plan.map.outer = run;
+        plan.map.outer_step = w.run_step;
+        plan.map.length = w.taps;
+    } else {
+        return plan;
+    }
+    plan.map.index = index;
+    plan.map.first_unit = first_unit;
+    return plan;
+}
+
+static inline int64_t packed_floats(int64_t taps, int64_t run, int64_t n, bool pairs) {
+    return taps * units_of(run, pairs) * round_up(n, Vec::W);
+}
+
+// Share `index` of `parts` of the packing.
+template <bool Pairs, class T>
+static void pack_weight(const WeightView& w, const PackPlan& plan, float* dst, int64_t parts, int64_t index) {
+    const T* src = static_cast<const T*>(w.p);
+    const int64_t run = w.run(), units = units_of(run, Pairs), panel_units = w.taps * units;
+    if (plan.kind == PackPlan::columns) {
+        const Range mine = split(ceil_div(w.n, Vec::W), parts, index);
+        for (int64_t v = mine.begin; v < mine.end; ++v) {
+            const int64_t n0 = v * Vec::W / kPanel * kPanel, j = v * Vec::W;
+            pack_panel_columns<Pairs>(src + j * w.n_step, w.n_step, w.n - j, plan.map,
+                                      dst + n0 * panel_units + (j - n0), panel_width(w.n, n0));
+        }
+        return;
+    }
+    // (panel, tap, depth block) in that order, so that few panels divide too.
+    const int64_t block = 64, blocks = max64(1, ceil_div(run, block)), panels = ceil_div(w.n, kPanel);
+    const Range mine = split(panels * w.taps * blocks, parts, index);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+        const int64_t n0 = i / (w.taps * blocks) * kPanel, tap = i / blocks % w.taps, k0 = i % blocks * block;
+        const int64_t width = panel_width(w.n, n0), columns = min64(kPanel, w.n - n0), end = min64(run, k0 + block);
+        float* out = dst + n0 * panel_units + (tap * units + k0 / (Pairs ? 2 : 1)) * width;
+        const T* from = src + w.tap_offset[tap] + n0 * w.n_step;
+        if (w.run_outer == 1) {
+            pack_panel<Pairs>(from + k0 * w.run_step, w.run_step, w.n_step, end - k0, columns, out);
+            continue;
+        }
+        for (int64_t k = k0; k < end; k += Pairs ? 2 : 1, out += width) {
+            const T* first = from + k / w.run_inner * w.outer_step + k % w.run_inner * w.run_step;
+            const int64_t l = k + 1, next = l / w.run_inner * w.outer_step + l % w.run_inner * w.run_step;
+            const int64_t pair_step = from + next - first;
+            pack_panel<Pairs>(first, Pairs ? pair_step : 0, w.n_step, Pairs ? min64(2, end - k) : 1, columns, out);
+        }
+    }
+}
+
+// ---- Outer engine ----
+
+// One thread's region of C over [k_begin, k_end), by blocks whose accumulators and packed A stay in L2.
+//   pack_a(m0, m1, k0, k1, dst)   tiles of kPanelMr rows
+//   pack_b(n0, n1, k0, k1, dst)   one panel
+//   panel_at(n)                   end of the panel that starts at n
+struct Region {
+    int64_t m_begin, m_end, n_begin, n_end, k_begin, k_end;
+};
+
+constexpr int64_t kOuterRows = 504, kOuterColumns = 512;
+
+static inline int64_t outer_a_floats(int64_t rows) {
+    return min64(rows, kOuterRows) * kBlocks.depth;
+}
+static inline int64_t outer_b_floats() {
+    return kBlocks.depth * kPanel;
+}
+
+// Accumulates the region into acc: per panel [rows][width], panels one after another. Tiles are finished by `done`
+// where it is given: done(TileCall&, m, n0) fills in the epilogue of the last block.
+template <class PackA, class PackB, class Done>
+static void run_outer(bool pairs, int64_t n_total, const Region& r, float* a_buffer, float* b_buffer, float* acc,
+                      bool finish, const PackA& pack_a, const PackB& pack_b, const Done& done) {
+    const MicroTable& micro = micro_table(pairs);
+    const int64_t depth = kBlocks.depth * (pairs ? 2 : 1), rows = r.m_end - r.m_begin;
+    const int64_t steps = max64(1, ceil_div(r.k_end - r.k_begin, depth));
+    TileCall t = {};
+    t.taps = 1;
+    for (int64_t step = 0; step < steps; ++step) {
+        const int64_t k0 = r.k_begin + step * depth, k1 = min64(r.k_end, k0 + depth);
+        t.units = max64(0, units_of(k1 - k0, pairs));
+        t.first = step == 0;
+        t.last = finish && step == steps - 1;
+        if (t.units > 0) pack_a(r.m_begin, r.m_end, k0, k1, a_buffer);
+        for (int64_t n0 = r.n_begin; n0 < r.n_end; n0 += kPanel) {
+            const int64_t width = panel_width(n_total, n0);
+            const int nv = int(width / Vec::W);
+            if (t.units > 0) pack_b(n0, min64(n0 + kPanel, n_total), k0, k1, b_buffer);
+            t.b = b_buffer;
+            t.b_step = width;
+            float* panel_acc = acc + (n0 - r.n_begin) * rows;
+            for (int64_t m = 0; m < rows; m += kPanelMr) {
+                t.a = a_buffer + m * t.units;
+                t.acc = panel_acc + m * width;
+                if (t.last) done(t, r.m_begin + m, n0);
+                micro.packed[nv][min64(kPanelMr, rows - m)](t);
+            }
+        }
+    }
+}
+
+}  // namespace dlperf::DLPERF_ISA_NS
