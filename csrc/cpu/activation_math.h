@@ -20,7 +20,7 @@ static DLPERF_INLINE Vec gelu_tanh_argument(Vec x) {
 
 template <Act A>
 static DLPERF_INLINE Vec activate(Vec x, float param) {
-    const Vec zero = Vec::zero(), one = Vec::set1(1.0f);
+    [[maybe_unused]] const Vec zero = Vec::zero();
     if constexpr (A == Act::none) {
         return x;
     } else if constexpr (A == Act::relu) {
@@ -35,9 +35,9 @@ static DLPERF_INLINE Vec activate(Vec x, float param) {
         Vec bell;
         return x * normal_cdf(x, bell);
     } else if constexpr (A == Act::gelu_tanh) {
-        return x / (one + exp(zero - gelu_tanh_argument(x)));
+        return x * sigmoid(gelu_tanh_argument(x));
     } else if constexpr (A == Act::silu) {
-        return x / (one + exp(zero - x));
+        return x * sigmoid(x);
     } else if constexpr (A == Act::sigmoid) {
         return sigmoid(x);
     } else if constexpr (A == Act::tanh) {
@@ -51,8 +51,8 @@ static DLPERF_INLINE Vec activate(Vec x, float param) {
         return select(z > Vec::set1(kSoftplusThreshold), x, log1p_positive(exp(z)) / Vec::set1(param));
     } else {
         static_assert(A == Act::mish);
-        const Vec e = exp(clamp(x, -__builtin_inff(), kMishLinear)), n = e * (e + Vec::set1(2.0f));
-        return x * (n / (n + Vec::set1(2.0f)));
+        const Vec e = exp(at_most(x, kMishLinear)), n = e * (e + Vec::set1(2.0f));
+        return x * (n * reciprocal_above_one(n + Vec::set1(2.0f)));
     }
 }
 
@@ -68,7 +68,7 @@ static DLPERF_INLINE Vec activate_backward(Vec gy, Vec x, float param);
 // act'(x)
 template <Act A>
 static DLPERF_INLINE Vec activate_grad(Vec x, float param) {
-    const Vec zero = Vec::zero(), one = Vec::set1(1.0f), two = Vec::set1(2.0f);
+    [[maybe_unused]] const Vec zero = Vec::zero(), one = Vec::set1(1.0f), two = Vec::set1(2.0f);
     if constexpr (kPiecewise<A>) {
         return activate_backward<A>(one, x, param);
     } else if constexpr (A == Act::elu) {
@@ -105,9 +105,10 @@ static DLPERF_INLINE Vec activate_grad(Vec x, float param) {
         return select(z > Vec::set1(kSoftplusThreshold), one, sigmoid(z));
     } else {
         static_assert(A == Act::mish);
-        const Vec e = exp(clamp(x, -__builtin_inff(), kMishLinear)), n = e * (e + two), d = n + two;
-        // tanh(softplus(x)) = n / d, and its derivative is 4 e (1 + e) / d^2
-        const Vec bent = fma(x, Vec::set1(4.0f) * (e / d) * ((e + one) / d), n / d);
+        const Vec e = exp(at_most(x, kMishLinear)), n = e * (e + two);
+        const Vec inverse = reciprocal_above_one(n + two);
+        // tanh(softplus(x)) = n / (n + 2), and its derivative is 4 e (1 + e) / (n + 2)^2
+        const Vec bent = fma(x, Vec::set1(4.0f) * (e * inverse) * ((e + one) * inverse), n * inverse);
         return select(x > Vec::set1(kMishLinear), one + (x - x), bent);
     }
 }

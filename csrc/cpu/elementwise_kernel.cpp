@@ -3,6 +3,7 @@
 
 #include "cpu/activation_math.h"
 #include "cpu/parallel.h"
+#include "cpu/stream.h"
 
 // GCC takes the undefined pass-through operands of its own AVX-512 intrinsics for a mistake of ours.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -14,40 +15,58 @@ constexpr int64_t kUnroll = 4;              // vectors in flight
 constexpr int64_t kMinPerThread = 1 << 14;  // elements below which another thread costs more than it saves
 constexpr int64_t kGrain = 64;              // elements: threads share no cache line of output
 
+// y[i] = at(i, count) over [i, end), count being how many lanes matter
+template <bool STREAM, class Out, class At>
+static DLPERF_INLINE void run(Out* y, int64_t i, int64_t end, const At& at) {
+    if (STREAM) {
+        const int64_t aligned = i + until_aligned(y + i) < end ? i + until_aligned(y + i) : end;
+        for (; i < aligned; i += Vec::W) {
+            const int64_t count = aligned - i;
+            store_some(y + i, at(i, count), count);
+        }
+        i = aligned;
+    }
+    for (; i + kUnroll * Vec::W <= end; i += kUnroll * Vec::W) {
+        Vec v[kUnroll];
+        for (int64_t u = 0; u < kUnroll; ++u) v[u] = at(i + u * Vec::W, Vec::W);
+        for (int64_t u = 0; u < kUnroll; ++u) {
+            if (STREAM) {
+                stream(y + i + u * Vec::W, v[u]);
+            } else {
+                v[u].store(y + i + u * Vec::W);
+            }
+        }
+    }
+    for (; i < end; i += Vec::W) store_some(y + i, at(i, end - i), end - i);
+    if (STREAM) stream_fence();
+}
+
+template <class Out, class At>
+static inline void each(int64_t n, bool in_place, Out* y, const At& at) {
+    const bool streaming = !in_place && n * int64_t(sizeof(Out)) >= kStreamBytes;
+    parallel_for(
+        n, kMinPerThread,
+        [&](int64_t begin, int64_t end) {
+            if (streaming) {
+                run<true>(y, begin, end, at);
+            } else {
+                run<false>(y, begin, end, at);
+            }
+        },
+        kGrain);
+}
+
 // y[i] = f(x[i])
 template <class In, class Out, class F>
 static inline void map(int64_t n, const In* x, Out* y, const F& f) {
-    parallel_for(
-        n, kMinPerThread,
-        [&](int64_t i, int64_t end) {
-            for (; i + kUnroll * Vec::W <= end; i += kUnroll * Vec::W) {
-                Vec v[kUnroll];
-                for (int64_t u = 0; u < kUnroll; ++u) v[u] = f(Vec::load(x + i + u * Vec::W));
-                for (int64_t u = 0; u < kUnroll; ++u) v[u].store(y + i + u * Vec::W);
-            }
-            for (; i < end; i += Vec::W) store_some(y + i, f(load_some(x + i, end - i)), end - i);
-        },
-        kGrain);
+    each(n, (const void*)x == (const void*)y, y, [&](int64_t i, int64_t count) { return f(load_some(x + i, count)); });
 }
 
 // y[i] = f(a[i], b[i])
 template <class T, class F>
 static inline void zip(int64_t n, const T* a, const T* b, T* y, const F& f) {
-    parallel_for(
-        n, kMinPerThread,
-        [&](int64_t i, int64_t end) {
-            for (; i + kUnroll * Vec::W <= end; i += kUnroll * Vec::W) {
-                Vec v[kUnroll];
-                for (int64_t u = 0; u < kUnroll; ++u) {
-                    v[u] = f(Vec::load(a + i + u * Vec::W), Vec::load(b + i + u * Vec::W));
-                }
-                for (int64_t u = 0; u < kUnroll; ++u) v[u].store(y + i + u * Vec::W);
-            }
-            for (; i < end; i += Vec::W) {
-                store_some(y + i, f(load_some(a + i, end - i), load_some(b + i, end - i)), end - i);
-            }
-        },
-        kGrain);
+    each(n, a == y || b == y, y,
+         [&](int64_t i, int64_t count) { return f(load_some(a + i, count), load_some(b + i, count)); });
 }
 
 void activation_forward(DType dtype, Act act, float param, int64_t n, const void* x, void* y) {
