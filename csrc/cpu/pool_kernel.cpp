@@ -102,10 +102,50 @@ static void forward_channels_last(const PoolShape& shape, const T* x, T* y, int3
     });
 }
 
-// Every `stride`-th element.
+// Every second element of 2 W - 1, and no other element read: the upper half is loaded one early.
+#if defined(__AVX512F__)
+static DLPERF_INLINE Vec load_even(const float* p) {
+    const __m512i order = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
+    return {_mm512_permutex2var_ps(_mm512_loadu_ps(p), order, _mm512_loadu_ps(p + 15))};
+}
+static DLPERF_INLINE __m256i even_halves(const void* p) {
+    const __m256i low = _mm256_and_si256(_mm256_loadu_si256((const __m256i*)p), _mm256_set1_epi32(0xffff));
+    const __m256i high = _mm256_srli_epi32(_mm256_loadu_si256((const __m256i*)((const uint16_t*)p + 15)), 16);
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
+}
+static DLPERF_INLINE Vec load_even(const bf16_t* p) {
+    return Vec::widen_bf16(even_halves(p));
+}
+static DLPERF_INLINE Vec load_even(const f16_t* p) {
+    return {_mm512_cvtph_ps(even_halves(p))};
+}
+#elif defined(__AVX2__)
+static DLPERF_INLINE Vec load_even(const float* p) {
+    const __m256 pairs = _mm256_shuffle_ps(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 7), 0xd8);
+    return {_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(pairs), 0xd8))};
+}
+static DLPERF_INLINE __m128i even_halves(const void* p) {
+    const __m128i low = _mm_and_si128(_mm_loadu_si128((const __m128i*)p), _mm_set1_epi32(0xffff));
+    const __m128i high = _mm_srli_epi32(_mm_loadu_si128((const __m128i*)((const uint16_t*)p + 7)), 16);
+    return _mm_packus_epi32(low, high);
+}
+static DLPERF_INLINE Vec load_even(const bf16_t* p) {
+    return Vec::widen_bf16(even_halves(p));
+}
+static DLPERF_INLINE Vec load_even(const f16_t* p) {
+    return {_mm256_cvtph_ps(even_halves(p))};
+}
+#else
+template <class T>
+static DLPERF_INLINE Vec load_even(const T* p) {
+    return Vec::load(p);
+}
+#endif
+
 template <class T>
 static DLPERF_INLINE Vec load_strided(const T* p, int64_t stride) {
     if (stride == 1) return Vec::load(p);
+    if (stride == 2) return load_even(p);
     alignas(64) float lanes[Vec::W];
     for (int i = 0; i < Vec::W; ++i) lanes[i] = to_float(p[i * stride]);
     return Vec::load(lanes);
@@ -200,21 +240,26 @@ static void forward_planes(const PoolShape& shape, const T* x, T* y, int32_t* in
         const int64_t end = room < 0 ? 0 : room / w.stride + 1;
         inside = {(w.padding + w.stride - 1) / w.stride, end < w.out ? end : w.out};
     }
+    // Finding a window takes divisions; where there is one alone, once is enough.
+    const bool one_row = shape.h.out == 1;
+    const Window only_y = window_of(shape, shape.h, 0), first_x = window_of(shape, w, 0);
     const int64_t work = shape.h.in * w.in / (shape.h.out + 1);
     for_units(shape.n * shape.c * shape.h.out, work, [&](int64_t unit) {
-        const T* plane = x + unit / shape.h.out * shape.h.in * w.in;
-        const Window wy = window_of(shape, shape.h, unit % shape.h.out);
+        const T* plane = x + (one_row ? unit : unit / shape.h.out) * shape.h.in * w.in;
+        const Window wy = one_row ? only_y : window_of(shape, shape.h, unit % shape.h.out);
         T* out = y + unit * w.out;
         int32_t* out_indices = indices + unit * w.out;
-        const bool vectors = wy.begin < wy.end;
+        const bool vectors = wy.begin < wy.end && inside.end - inside.begin >= Vec::W;
         int64_t ow = 0;
         while (ow < w.out) {
-            if (vectors && ow >= inside.begin && ow + Vec::W <= inside.end) {
-                pool_outputs<kKind, kIndex>(shape, plane, wy, ow, out, out_indices);
-                ow += Vec::W;
+            if (vectors && ow >= inside.begin && ow < inside.end) {
+                // The last vector steps back over outputs already there.
+                const int64_t first = ow + Vec::W <= inside.end ? ow : inside.end - Vec::W;
+                pool_outputs<kKind, kIndex>(shape, plane, wy, first, out, out_indices);
+                ow = first + Vec::W;
                 continue;
             }
-            const Window wx = window_of(shape, w, ow);
+            const Window wx = ow == 0 ? first_x : window_of(shape, w, ow);
             if (kKind == PoolKind::average) {
                 out[ow] = from_float<T>(average_window(shape, plane, wy, wx));
             } else {
