@@ -67,8 +67,17 @@ def jobs() -> int:
     return int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
 
 
+def up_to_date(target: Path) -> bool:
+    """Whether the object is newer than everything that its dependency file lists."""
+    try:
+        listed = target.with_suffix(".d").read_text().replace("\\\n", " ").partition(":")[2].split()
+        return target.stat().st_mtime > max(Path(p).stat().st_mtime for p in listed)
+    except (OSError, ValueError):
+        return False
+
+
 class BuildKernels(build_ext):
-    """Compiles in parallel, recompiles only what is older than its source or any header, then links."""
+    """Compiles in parallel, recompiles only what is older than its source or a header of it, then links."""
 
     def build_extension(self, ext):
         import pybind11
@@ -76,7 +85,6 @@ class BuildKernels(build_ext):
         build_dir = Path(self.build_temp).resolve()
         build_dir.mkdir(parents=True, exist_ok=True)
         includes = [f"-I{CSRC}", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
-        newest_header = max(p.stat().st_mtime for p in [*CSRC.rglob("*.h"), Path(__file__)])
 
         tasks = []
         for source in sorted((CSRC / "cpu").glob("*.cpp")) + sorted((CSRC / "bindings").glob("*.cpp")):
@@ -97,12 +105,10 @@ class BuildKernels(build_ext):
             source, target, flags = task
             stamp_file = target.with_suffix(".cmd")
             command_line = stamp + " " + " ".join(flags)
-            if target.exists() and stamp_file.exists() and stamp_file.read_text() == command_line:
-                if target.stat().st_mtime > max(source.stat().st_mtime, newest_header):
-                    return
-            self.run_compiler(
-                [*BASE_FLAGS, *WARNINGS, *flags, *includes, *EXTRA_FLAGS, "-c", str(source), "-o", target]
-            )
+            if stamp_file.exists() and stamp_file.read_text() == command_line and up_to_date(target):
+                return
+            output_flags = ["-MMD", "-MF", target.with_suffix(".d"), "-c", source, "-o", target]
+            self.run_compiler([*BASE_FLAGS, *WARNINGS, *flags, *includes, *EXTRA_FLAGS, *output_flags])
             stamp_file.write_text(command_line)
 
         with ThreadPoolExecutor(jobs()) as pool:
