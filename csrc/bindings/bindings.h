@@ -20,6 +20,7 @@ inline T* as_pointer(Address address) {
 
 void bind_isa(py::module_& m);
 void bind_gemm(py::module_& m);
+void bind_conv(py::module_& m);
 void bind_ceiling(py::module_& m);
 void bind_layout(py::module_& m);
 void bind_batch_norm(py::module_& m);

@@ -91,6 +91,7 @@ static inline int64_t block_rows(int64_t rows, int64_t row_bytes) {
 struct Product {
     bool pairs;
     int64_t taps, run;            // the reduction: so many runs of so many elements
+    int64_t a_offset;             // bytes added to every row pointer
     int64_t first_tap, all_taps;  // which of the packed taps
     const float* b;               // packed panels, or (b_step != 0) whole vectors in place
     int64_t b_step;
@@ -109,7 +110,7 @@ struct RowBlock {
 };
 
 // Columns [n_begin, n_end), n_begin on a panel. `acc` holds count x kPanel floats.
-static void run_rows(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end, float* acc) {
+static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end, float* acc) {
     const MicroTable& micro = micro_table(p.pairs);
     const int64_t units = units_of(p.run, p.pairs);
     const bool odd = p.pairs && p.run % 2 != 0;
@@ -134,7 +135,7 @@ static void run_rows(const Product& p, const RowBlock& block, int64_t n_begin, i
             t.taps = max64(0, min64(group, p.taps - tap));
             t.units = min64(chunk, units - u0);
             t.odd = odd && u0 + t.units == units;
-            t.a_offset = u0 * 4;
+            t.a_offset = p.a_offset + u0 * 4;
             t.b = panel + (tap * units + u0) * t.b_step;
             t.first = step == 0;
             t.last = step == steps - 1;
@@ -176,7 +177,7 @@ static inline int64_t pack_table_length(const WeightView& w) {
     return w.taps * w.run();
 }
 
-static PackPlan plan_pack(const WeightView& w, bool pairs, int32_t* tables) {
+static inline PackPlan plan_pack(const WeightView& w, bool pairs, int32_t* tables) {
     const int64_t run = w.run(), units = units_of(run, pairs), count = w.taps * run;
     PackPlan plan = {PackPlan::gather, {1, 0, count, nullptr, nullptr, units * w.taps}};
     if (w.n_step == 1) {
@@ -258,28 +259,22 @@ static void pack_weight(const WeightView& w, const PackPlan& plan, float* dst, i
 
 // ---- Outer engine ----
 
-// One thread's region of C over [k_begin, k_end), by blocks whose accumulators and packed A stay in L2.
-//   pack_a(m0, m1, k0, k1, dst)   tiles of kPanelMr rows
-//   pack_b(n0, n1, k0, k1, dst)   one panel
-//   panel_at(n)                   end of the panel that starts at n
+// One thread's region of C over [k_begin, k_end): rows x panels, small enough that its accumulators and packed A stay
+// in L2.
 struct Region {
-    int64_t m_begin, m_end, n_begin, n_end, k_begin, k_end;
+    int64_t m_begin, m_end, panel_begin, panel_end, k_begin, k_end;
 };
 
-constexpr int64_t kOuterRows = 504, kOuterColumns = 512;
+constexpr int64_t kOuterRows = 504, kOuterPanels = 512 / kPanel;
 
-static inline int64_t outer_a_floats(int64_t rows) {
-    return min64(rows, kOuterRows) * kBlocks.depth;
-}
-static inline int64_t outer_b_floats() {
-    return kBlocks.depth * kPanel;
-}
-
-// Accumulates the region into acc: per panel [rows][width], panels one after another. Tiles are finished by `done`
-// where it is given: done(TileCall&, m, n0) fills in the epilogue of the last block.
-template <class PackA, class PackB, class Done>
-static void run_outer(bool pairs, int64_t n_total, const Region& r, float* a_buffer, float* b_buffer, float* acc,
-                      bool finish, const PackA& pack_a, const PackB& pack_b, const Done& done) {
+// Accumulates the region into acc: panel by panel, kPanel x rows floats apart, each [rows][width].
+//   width_of(panel)                 its columns, in whole vectors
+//   pack_a(m0, m1, k0, k1, dst)     tiles of kPanelMr rows
+//   pack_b(panel, k0, k1, dst)
+//   done(tile, m, panel)            fills in the epilogue of a tile's last block; not called unless `finish`
+template <class Width, class PackA, class PackB, class Done>
+static void run_outer(bool pairs, const Region& r, float* a_buffer, float* b_buffer, float* acc, bool finish,
+                      const Width& width_of, const PackA& pack_a, const PackB& pack_b, const Done& done) {
     const MicroTable& micro = micro_table(pairs);
     const int64_t depth = kBlocks.depth * (pairs ? 2 : 1), rows = r.m_end - r.m_begin;
     const int64_t steps = max64(1, ceil_div(r.k_end - r.k_begin, depth));
@@ -291,17 +286,17 @@ static void run_outer(bool pairs, int64_t n_total, const Region& r, float* a_buf
         t.first = step == 0;
         t.last = finish && step == steps - 1;
         if (t.units > 0) pack_a(r.m_begin, r.m_end, k0, k1, a_buffer);
-        for (int64_t n0 = r.n_begin; n0 < r.n_end; n0 += kPanel) {
-            const int64_t width = panel_width(n_total, n0);
+        for (int64_t panel = r.panel_begin; panel < r.panel_end; ++panel) {
+            const int64_t width = width_of(panel);
             const int nv = int(width / Vec::W);
-            if (t.units > 0) pack_b(n0, min64(n0 + kPanel, n_total), k0, k1, b_buffer);
+            if (t.units > 0) pack_b(panel, k0, k1, b_buffer);
             t.b = b_buffer;
             t.b_step = width;
-            float* panel_acc = acc + (n0 - r.n_begin) * rows;
+            float* panel_acc = acc + (panel - r.panel_begin) * kPanel * rows;
             for (int64_t m = 0; m < rows; m += kPanelMr) {
                 t.a = a_buffer + m * t.units;
                 t.acc = panel_acc + m * width;
-                if (t.last) done(t, r.m_begin + m, n0);
+                if (t.last) done(t, r.m_begin + m, panel);
                 micro.packed[nv][min64(kPanelMr, rows - m)](t);
             }
         }

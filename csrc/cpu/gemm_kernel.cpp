@@ -187,7 +187,7 @@ void run_row_path(const GemmShape& s, int64_t per_batch, const Operands& o, Aren
         const int64_t rows = thread_rows(s);
         for (int64_t i = 0; i < me; ++i) take_row_tables(mine, s, rows);
         const RowTables t = take_row_tables(mine, s, rows);
-        Product p = {pairs, 1, s.k, 0, 1, w.pack, 0, s.n, &e, bias_col ? w.bias : nullptr};
+        Product p = {pairs, 1, s.k, 0, 0, 1, w.pack, 0, s.n, &e, bias_col ? w.bias : nullptr};
         const Grid grid = row_grid(s.m, panels, row_bytes(s), s.k * kPanel * 4, team);
         const Range batch = alone ? split(s.batch, team, me) : Range{0, s.batch};
         const bool works = alone || me < grid.m * grid.n;
@@ -248,7 +248,7 @@ Grid outer_grid(const GemmShape& s, int64_t threads) {
             const int64_t m = min64(threads / k / n, tiles);
             const double rows = double(ceil_div(tiles, m) * kPanelMr), columns = double(ceil_div(panels, n) * kPanel);
             const double depth = double(ceil_div(depths, k) * kBlocks.depth);
-            const double passes = double(ceil_div(int64_t(columns), kOuterColumns));
+            const double passes = double(ceil_div(ceil_div(panels, n), kOuterPanels));
             double cost = rows * columns * depth / 32 + depth * (rows * passes * 0.25 + columns * 0.25);
             if (k > 1)
                 cost += 20000 + double(s.m) * double(s.n) * double(k + 2) / (16.0 * double(threads)) * kReduceCost;
@@ -268,12 +268,12 @@ struct OuterWorkspace {
 
 OuterWorkspace take_outer(Arena& arena, const GemmShape& s, const Grid& g) {
     const int64_t rows = round_up(ceil_div(s.m, g.m), kPanelMr) + kPanelMr;
-    const int64_t columns = round_up(ceil_div(ceil_div(s.n, kPanel), g.n) * kPanel, kPanel);
+    const int64_t panels = ceil_div(ceil_div(s.n, kPanel), g.n);
     const int64_t block_m = g.k > 1 ? rows : min64(rows, kOuterRows);
-    const int64_t block_n = g.k > 1 ? columns : min64(columns, kOuterColumns);
+    const int64_t block_n = (g.k > 1 ? panels : min64(panels, kOuterPanels)) * kPanel;
     OuterWorkspace w;
     w.a = arena.take<float>(block_m * kBlocks.depth);
-    w.b = arena.take<float>(outer_b_floats());
+    w.b = arena.take<float>(kBlocks.depth * kPanel);
     w.acc = arena.take<float>(block_m * block_n);
     w.tables.out = arena.take<int64_t>(block_m);
     w.tables.residual = arena.take<int64_t>(block_m);
@@ -290,10 +290,13 @@ void outer_item(const GemmShape& s, int64_t batch, const Operands& o, const Epil
     const auto pack_a = [&](int64_t m0, int64_t m1, int64_t k0, int64_t k1, float* dst) {
         pack_tiles<Pairs>(a + m0 * s.a_row + k0 * s.a_col, s.a_row, s.a_col, k1 - k0, m1 - m0, kPanelMr, dst);
     };
-    const auto pack_b = [&](int64_t n0, int64_t n1, int64_t k0, int64_t k1, float* dst) {
-        pack_panel<Pairs>(b + n0 * s.b_col + k0 * s.b_row, s.b_row, s.b_col, k1 - k0, n1 - n0, dst);
+    const auto pack_b = [&](int64_t panel, int64_t k0, int64_t k1, float* dst) {
+        const int64_t n0 = panel * kPanel;
+        pack_panel<Pairs>(b + n0 * s.b_col + k0 * s.b_row, s.b_row, s.b_col, k1 - k0, min64(kPanel, s.n - n0), dst);
     };
-    const auto done = [&](TileCall& t, int64_t m, int64_t n0) {
+    const auto width_of = [&](int64_t panel) { return panel_width(s.n, panel * kPanel); };
+    const auto done = [&](TileCall& t, int64_t m, int64_t panel) {
+        const int64_t n0 = panel * kPanel;
         const int64_t i = m - r.m_begin;
         t.epilogue = &e;
         t.out_offset = w.tables.out + i;
@@ -304,7 +307,7 @@ void outer_item(const GemmShape& s, int64_t batch, const Operands& o, const Epil
         t.n_valid = int(min64(kPanel, s.n - n0));
     };
     if (finish) fill_offsets(s, s.m, batch, r.m_begin, r.m_end - r.m_begin, o.bias, w.tables);
-    run_outer(Pairs, s.n, r, w.a, w.b, w.acc, finish, pack_a, pack_b, done);
+    run_outer(Pairs, r, w.a, w.b, w.acc, finish, width_of, pack_a, pack_b, done);
 }
 
 void run_outer_path(const GemmShape& s, const Operands& o, Arena& arena, int64_t threads) {
@@ -330,7 +333,7 @@ void run_outer_path(const GemmShape& s, const Operands& o, Arena& arena, int64_t
             const Range m = split(s.m, grid.m, part / grid.n % grid.m, kPanelMr);
             const Range n = split(panels, grid.n, part % grid.n);
             const Range k = split(s.k, grid.k, part / grid.n / grid.m, kBlocks.depth);
-            return Region{m.begin, m.end, n.begin * kPanel, min64(n.end * kPanel, s.n), k.begin, k.end};
+            return Region{m.begin, m.end, n.begin, n.end, k.begin, k.end};
         };
         const Range batch = alone ? split(s.batch, team, me) : Range{0, s.batch};
         for (int64_t b = batch.begin; b < batch.end; ++b) {
@@ -343,11 +346,11 @@ void run_outer_path(const GemmShape& s, const Operands& o, Arena& arena, int64_t
                     continue;
                 }
                 for (int64_t m = whole.m_begin; m < whole.m_end; m += kOuterRows) {
-                    for (int64_t n = whole.n_begin; n < whole.n_end; n += kOuterColumns) {
+                    for (int64_t n = whole.panel_begin; n < whole.panel_end; n += kOuterPanels) {
                         const Region r = {m,
                                           min64(m + kOuterRows, whole.m_end),
                                           n,
-                                          min64(n + kOuterColumns, whole.n_end),
+                                          min64(n + kOuterPanels, whole.panel_end),
                                           whole.k_begin,
                                           whole.k_end};
                         DLPERF_PAIRS_SWITCH(s.dtype,
@@ -368,8 +371,9 @@ void run_outer_path(const GemmShape& s, const Operands& o, Arena& arena, int64_t
                         for (int64_t g = 0; g < grid.m * grid.n; ++g) {
                             const int64_t part = k * grid.m * grid.n + g;
                             const Region r = region_of(part);
-                            if (m < r.m_begin || m >= r.m_end || n0 < r.n_begin || n0 >= r.n_end) continue;
-                            const float* from = workspace_of(part).acc + (n0 - r.n_begin) * (r.m_end - r.m_begin) +
+                            if (m < r.m_begin || m >= r.m_end || n < r.panel_begin || n >= r.panel_end) continue;
+                            const float* from = workspace_of(part).acc +
+                                                (n - r.panel_begin) * kPanel * (r.m_end - r.m_begin) +
                                                 (m - r.m_begin) * width;
                             for (int64_t j = 0; j < width; j += Vec::W) {
                                 const Vec v = Vec::load(from + j);

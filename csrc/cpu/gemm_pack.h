@@ -225,9 +225,27 @@ static void pack_tiles(const T* src, int64_t m_step, int64_t k_step, int64_t dep
     }
 }
 
+template <bool Condition, class A, class B>
+struct Choose {
+    using type = A;
+};
+template <class A, class B>
+struct Choose<false, A, B> {
+    using type = B;
+};
+
 template <class T>
 static void convert_run(const T* src, float* dst, int64_t n) {
     for (int64_t i = 0; i < n; i += Vec::W) store_some(dst + i, load_some(src + i, n - i), n - i);
+}
+
+template <class T>
+static void copy_run(const T* src, float* dst, int64_t n) {
+    convert_run(src, dst, n);
+}
+
+static inline void copy_run(const bf16_t* src, bf16_t* dst, int64_t n) {
+    std::memcpy(dst, src, size_t(max64(0, n)) * sizeof(bf16_t));
 }
 
 }  // namespace dlperf::DLPERF_ISA_NS

@@ -1,0 +1,362 @@
+// Convolution forward and backward to the input: one loop over (grid of pixels) x (list of taps), as a product whose
+// rows are read in place through pointers. DLPERF_HAS_AVX512_BF16_VARIANT
+#include "cpu/conv2d_impl.h"
+
+namespace dlperf::DLPERF_ISA_NS {
+namespace {
+
+// Taps along one axis, grouped by phase. The forward direction has one phase; backward to the input one for each
+// remainder of the pixel's index by the stride, within which every pixel has the same taps at stride 1.
+struct Axis {
+    int64_t src, dst, phases;
+    int64_t step;      // source pixels per grid index
+    int64_t dst_step;  // destination pixels per grid index
+    int64_t* tap;      // filter index
+    int64_t* offset;   // source pixel = index * step + offset
+    int64_t* first;    // of each phase, in tap and offset; one more at the end
+
+    int64_t grid(int64_t phase) const { return phase < dst ? ceil_div(dst - phase, dst_step) : 0; }
+    int64_t taps(int64_t phase) const { return first[phase + 1] - first[phase]; }
+};
+
+Axis make_axis(bool forward, int64_t in, int64_t out, int64_t filter, int64_t stride, int64_t pad, int64_t dilation,
+               int64_t* memory) {
+    Axis a;
+    a.src = forward ? in : out;
+    a.dst = forward ? out : in;
+    a.phases = forward ? 1 : stride;
+    a.step = forward ? stride : 1;
+    a.dst_step = forward ? 1 : stride;
+    a.tap = memory;
+    a.offset = memory + filter;
+    a.first = memory + 2 * filter;
+    int64_t count = 0;
+    for (int64_t phase = 0; phase < a.phases; ++phase) {
+        a.first[phase] = count;
+        for (int64_t i = 0; i < filter; ++i) {
+            const int64_t distance = forward ? i * dilation - pad : phase + pad - i * dilation;
+            if (!forward && distance % stride != 0) continue;
+            a.tap[count] = i;
+            a.offset[count++] = forward ? distance : distance / stride;
+        }
+    }
+    a.first[a.phases] = count;
+    return a;
+}
+
+int64_t axis_memory(int64_t filter, int64_t stride) {
+    return 2 * filter + stride + 1;
+}
+
+struct Problem {
+    Conv2dShape s;
+    bool forward, merged, slab, pairs;
+    Axis h, w;
+    int64_t src_c, dst_c;  // channels of a pixel
+    int64_t run, n;        // reduction per tap, output channels; of one group
+    int64_t all_taps;
+    int64_t* tap_offset;  // of the weight, in packed order
+    int64_t src_size;     // bytes of an element as the tiles read it
+    int64_t slab_w;       // pixels of a slab's row
+
+    int64_t panels() const { return ceil_div(n, kPanel); }
+    int64_t pack_step() const { return round_up(packed_floats(all_taps, run, n, pairs), 16); }
+    int64_t rows(int64_t ph, int64_t pw) const { return s.n * h.grid(ph) * w.grid(pw); }
+};
+
+Problem make_problem(const Conv2dShape& s, bool forward, Arena& arena) {
+    Problem p;
+    p.s = s;
+    p.forward = forward;
+    p.merged = forward && merges_taps(s);
+    p.slab = p.merged || needs_conversion(s.dtype);
+    p.pairs = uses_pairs(s.dtype);
+    p.src_size = p.pairs ? 2 : 4;
+    p.src_c = forward ? s.c : s.k;
+    p.dst_c = forward ? s.k : s.c;
+    p.run = p.src_c / s.groups * (p.merged ? s.s : 1);
+    p.n = p.dst_c / s.groups;
+    p.all_taps = p.merged ? s.r : s.r * s.s;
+    const int64_t filter_w = p.merged ? 1 : s.s;
+    int64_t* mh = arena.take<int64_t>(axis_memory(s.r, s.stride_h));
+    int64_t* mw = arena.take<int64_t>(axis_memory(filter_w, s.stride_w));
+    p.tap_offset = arena.take<int64_t>(p.all_taps);
+    p.slab_w = p.merged ? (s.ow - 1) * s.stride_w + s.s : forward ? s.w : s.ow;
+    if (!arena.base) return p;
+    p.h = make_axis(forward, s.h, s.oh, s.r, s.stride_h, s.pad_h, s.dil_h, mh);
+    p.w = make_axis(forward, s.w, s.ow, filter_w, s.stride_w, p.merged ? 0 : s.pad_w, s.dil_w, mw);
+    int64_t t = 0;
+    for (int64_t ph = 0; ph < p.h.phases; ++ph) {
+        for (int64_t pw = 0; pw < p.w.phases; ++pw) {
+            for (int64_t r = p.h.first[ph]; r < p.h.first[ph + 1]; ++r) {
+                for (int64_t c = p.w.first[pw]; c < p.w.first[pw + 1]; ++c) {
+                    p.tap_offset[t++] = p.h.tap[r] * s.w_r + p.w.tap[c] * s.w_s;
+                }
+            }
+        }
+    }
+    return p;
+}
+
+WeightView view_weight(const Problem& p, const void* w) {
+    const Conv2dShape& s = p.s;
+    if (p.merged) return {w, p.n, s.w_k, s.r, p.tap_offset, s.s, s.w_s, s.c, s.w_c};
+    if (p.forward) return {w, p.n, s.w_k, p.all_taps, p.tap_offset, 1, 0, p.run, s.w_c};
+    return {w, p.n, s.w_c, p.all_taps, p.tap_offset, 1, 0, p.run, s.w_k};
+}
+
+// Share `me` of `team` of all groups' packing.
+void pack_all(const Problem& p, const void* w, const PackPlan& plan, float* packed, int64_t team, int64_t me) {
+    const int64_t groups = p.s.groups, group_step = p.s.k / groups * p.s.w_k;
+    const Range mine = groups > 1 ? split(groups, team, me) : Range{0, 1};
+    for (int64_t g = mine.begin; g < mine.end; ++g) {
+        const char* src = static_cast<const char*>(w) + g * group_step * dtype_size(p.s.dtype);
+        DLPERF_PAIRS_SWITCH(p.s.dtype, pack_weight<Pairs, T>(view_weight(p, src), plan, packed + g * p.pack_step(),
+                                                             groups > 1 ? 1 : team, groups > 1 ? 0 : me))
+    }
+}
+
+// ---- One thread's row blocks ----
+
+constexpr int64_t kTableBytes = 160 << 10;
+
+// The most rows of any block: what the tables below are sized for.
+int64_t rows_per_block(const Problem& p, int64_t rows, int64_t taps) {
+    const int64_t reads = p.forward ? min64(p.s.stride_h * p.s.stride_w, p.all_taps) : 1;
+    const int64_t fit = block_rows(rows, p.src_c * p.src_size * reads);
+    const int64_t table = kTableBytes / 8 / max64(1, taps) / kBlocks.row_step * kBlocks.row_step;
+    return min64(fit, max64(kBlocks.row_step, table));
+}
+
+struct Scratch {
+    const char** rows;
+    int64_t* out;
+    float* acc;
+    char* slab;
+};
+
+int64_t slab_rows(const Problem& p, int64_t rows) {
+    const Conv2dShape& s = p.s;
+    const int64_t src_h = p.forward ? s.h : s.oh, stride_h = s.stride_h, stride_w = s.stride_w;
+    const int64_t grid_h = p.forward ? s.oh : max64(1, s.h / stride_h);
+    const int64_t grid_w = p.forward ? s.ow : max64(1, s.w / stride_w);
+    const int64_t span = p.forward ? (s.r - 1) * s.dil_h + 1 : ceil_div((s.r - 1) * s.dil_h, stride_h) + 2;
+    const int64_t images = min64(s.n, ceil_div(rows, max64(1, grid_h * grid_w)) + 1);
+    return images * min64(src_h, ceil_div(rows, max64(1, grid_w)) * (p.forward ? stride_h : 1) + span);
+}
+
+Scratch take_scratch(const Problem& p, Arena& arena) {
+    const int64_t rows = kBlocks.rows;
+    Scratch t;
+    t.rows = arena.take<const char*>(max64(kTableBytes / 8, kBlocks.row_step * p.all_taps));
+    t.out = arena.take<int64_t>(rows);
+    t.acc = arena.take<float>(rows * kPanel);
+    t.slab = arena.take<char>(p.slab ? slab_rows(p, rows) * p.slab_w * p.src_c * p.src_size : 0);
+    return t;
+}
+
+// Rows [lo, hi] of an image into the slab: converted, and with merged taps padded in width.
+template <bool Pairs, class T>
+void fill_slab(const Problem& p, const T* image, int64_t lo, int64_t hi, char* slab) {
+    using Out = typename Choose<Pairs, T, float>::type;
+    const Conv2dShape& s = p.s;
+    Out* out = reinterpret_cast<Out*>(slab);
+    if (!p.merged) {
+        const int64_t row = p.slab_w * p.src_c;
+        return copy_run(image + lo * row, out, (hi - lo + 1) * row);
+    }
+    const int64_t row = p.slab_w * s.c, left = min64(row, s.pad_w * s.c);
+    const int64_t from = max64(0, -s.pad_w * s.c), kept = max64(0, min64(s.w * s.c - from, row - max64(0, left)));
+    const int64_t start = max64(0, left);
+    for (int64_t ih = lo; ih <= hi; ++ih, out += row) {
+        for (int64_t i = 0; i < start; ++i) out[i] = Out{};
+        copy_run(image + ih * s.w * s.c + from, out + start, kept);
+        for (int64_t i = start + kept; i < row; ++i) out[i] = Out{};
+    }
+}
+
+// Pointers of `count` grid pixels from `begin` on, and where they are written.
+void fill_rows(const Problem& p, const char* src, const char* zero, int64_t ph, int64_t pw, int64_t begin,
+               int64_t count, const Scratch& t) {
+    const Axis &ah = p.h, &aw = p.w;
+    const int64_t gh = ah.grid(ph), gw = aw.grid(pw), taps_w = aw.taps(pw);
+    const int64_t pixel = p.src_c * p.src_size, src_w = p.slab ? p.slab_w : aw.src, row_bytes = src_w * pixel;
+    const int64_t *off_h = ah.offset + ah.first[ph], *off_w = aw.offset + aw.first[pw];
+    int64_t least = 0, most = 0;
+    for (int64_t r = 0; r < ah.taps(ph); ++r) {
+        if (r == 0 || off_h[r] < least) least = off_h[r];
+        if (r == 0 || off_h[r] > most) most = off_h[r];
+    }
+    char* slab = t.slab;
+    const char* image = nullptr;  // so that row ih is at image + ih * row_bytes
+    int64_t done = 0, last_image = -1;
+    while (done < count) {
+        const int64_t i = begin + done, n = i / (gh * gw), gi = i / gw % gh, gj = i % gw;
+        const int64_t length = min64(gw - gj, count - done);
+        if (n != last_image) {
+            last_image = n;
+            if (p.slab) {
+                const int64_t end = min64(begin + count, (n + 1) * gh * gw) - 1;
+                const int64_t lo = max64(0, gi * ah.step + least);
+                const int64_t hi = min64(ah.src - 1, end / gw % gh * ah.step + most);
+                image = slab - lo * row_bytes;
+                if (lo <= hi) {
+                    const int64_t at = n * ah.src * (p.merged ? p.s.w : aw.src) * p.src_c;
+                    DLPERF_PAIRS_SWITCH(p.s.dtype,
+                                        fill_slab<Pairs>(p, reinterpret_cast<const T*>(src) + at, lo, hi, slab))
+                    slab += (hi - lo + 1) * row_bytes;
+                }
+            } else {
+                image = src + n * ah.src * row_bytes;
+            }
+        }
+        const int64_t out = ((n * ah.dst + gi * ah.dst_step + ph) * aw.dst + gj * aw.dst_step + pw) * p.dst_c;
+        for (int64_t j = 0; j < length; ++j) t.out[done + j] = out + j * aw.dst_step * p.dst_c;
+        for (int64_t r = 0; r < ah.taps(ph); ++r) {
+            const int64_t ih = gi * ah.step + off_h[r];
+            const bool inside = ih >= 0 && ih < ah.src;
+            for (int64_t c = 0; c < taps_w; ++c) {
+                const char** to = t.rows + (r * taps_w + c) * count + done;
+                int64_t iw = gj * aw.step + off_w[c];
+                for (int64_t j = 0; j < length; ++j, iw += aw.step) {
+                    to[j] = inside && iw >= 0 && iw < src_w ? image + ih * row_bytes + iw * pixel : zero;
+                }
+            }
+        }
+        done += length;
+    }
+}
+
+struct Buffers {
+    int32_t* tables;
+    float* bias;
+    char* zero;
+    float* pack;
+};
+
+Buffers take_buffers(const Problem& p, Arena& arena, bool prepacked) {
+    Buffers b;
+    b.tables = arena.take<int32_t>(prepacked ? 0 : 2 * p.all_taps * p.run);
+    b.bias = arena.take<float>(p.s.groups * padded_bias(p.n));
+    b.zero = arena.take<char>(max64(p.src_c, p.run) * 4 + 64);
+    b.pack = arena.take<float>(prepacked ? 0 : p.s.groups * p.pack_step());
+    return b;
+}
+
+void run(const Conv2dShape& s, bool forward, const void* src, const void* weight, const void* bias,
+         const void* residual, void* dst, void* workspace, int64_t threads, bool prepacked) {
+    Arena arena = {static_cast<char*>(workspace)};
+    const Problem p = make_problem(s, forward, arena);
+    if (s.n * p.h.dst * p.w.dst * p.dst_c == 0) return;
+    const Buffers buffers = take_buffers(p, arena, prepacked);
+    const int64_t used = arena.used, size = dtype_size(s.dtype), padded = padded_bias(p.n);
+    const PackPlan plan = prepacked ? PackPlan{} : plan_pack(view_weight(p, weight), p.pairs, buffers.tables);
+    const float* packed = prepacked ? static_cast<const float*>(weight) : buffers.pack;
+    std::memset(buffers.zero, 0, size_t(max64(p.src_c, p.run) * 4 + 64));
+    if (bias) {
+        for (int64_t g = 0; g < s.groups; ++g) {
+            expand_bias(s.dtype, static_cast<const char*>(bias) + g * p.n * size, p.n, buffers.bias + g * padded);
+        }
+    }
+    Epilogue whole;
+    whole.dtype = s.dtype;
+    whole.act = s.act;
+    whole.act_param = s.act_param;
+
+#pragma omp parallel num_threads(int(threads)) if (threads > 1)
+    {
+        const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
+        if (!prepacked) {
+            pack_all(p, weight, plan, buffers.pack, team, me);
+#pragma omp barrier
+        }
+        Arena mine = {arena.base, used};
+        for (int64_t i = 0; i < me; ++i) take_scratch(p, mine);
+        const Scratch t = take_scratch(p, mine);
+        int64_t first_tap = 0;
+        for (int64_t ph = 0; ph < p.h.phases; ++ph) {
+            for (int64_t pw = 0; pw < p.w.phases; ++pw) {
+                const int64_t rows = p.rows(ph, pw), taps = p.h.taps(ph) * p.w.taps(pw);
+                const int64_t all_panels = s.groups * p.panels();
+                const Grid grid = row_grid(rows, all_panels, p.src_c * p.src_size, taps * p.run * kPanel * 4, team);
+                const bool works = rows > 0 && me < grid.m * grid.n;
+                const Range m = works ? split(rows, grid.m, me / grid.n, kPanelMr) : Range{0, 0};
+                const Range panels = works ? split(all_panels, grid.n, me % grid.n) : Range{0, 0};
+                const int64_t step = rows_per_block(p, max64(1, m.end - m.begin), taps);
+                for (int64_t i = m.begin; i < m.end && panels.begin < panels.end; i += step) {
+                    const int64_t count = min64(step, m.end - i);
+                    fill_rows(p, static_cast<const char*>(src), buffers.zero, ph, pw, i, count, t);
+                    const RowBlock block = {t.rows, count, count, t.out, t.out, nullptr};
+                    for (int64_t at = panels.begin; at < panels.end;) {
+                        const int64_t g = at / p.panels(), end = min64(panels.end, (g + 1) * p.panels());
+                        Epilogue e = whole;
+                        e.out = static_cast<char*>(dst) + g * p.n * size;
+                        e.residual = residual ? static_cast<const char*>(residual) + g * p.n * size : nullptr;
+                        const Product product = {p.pairs,
+                                                 taps,
+                                                 p.run,
+                                                 g * p.run * p.src_size,
+                                                 first_tap,
+                                                 p.all_taps,
+                                                 packed + g * p.pack_step(),
+                                                 0,
+                                                 p.n,
+                                                 &e,
+                                                 bias ? buffers.bias + g * padded : nullptr};
+                        const int64_t n0 = (at - g * p.panels()) * kPanel, n1 = (end - g * p.panels()) * kPanel;
+                        run_rows(product, block, n0, min64(n1, p.n), t.acc);
+                        at = end;
+                    }
+                }
+                first_tap += taps;
+            }
+        }
+    }
+}
+
+void forward(const Conv2dShape& s, const void* x, const void* w, const void* bias, const void* residual, void* y,
+             void* workspace, int64_t threads, bool prepacked) {
+    run(s, true, x, w, bias, residual, y, workspace, threads, prepacked);
+}
+
+void bwd_input(const Conv2dShape& s, const void* gy, const void* w, const void* bias, const void* residual, void* gx,
+               void* workspace, int64_t threads, bool prepacked) {
+    run(s, false, gy, w, bias, residual, gx, workspace, threads, prepacked);
+}
+
+int64_t workspace_bytes(const Conv2dShape& s, ConvDirection direction, int64_t threads, bool prepacked) {
+    if (direction == ConvDirection::bwd_weight) return conv2d_weight_bytes(s, threads);
+    Arena arena = {nullptr};
+    const Problem p = make_problem(s, direction == ConvDirection::forward, arena);
+    take_buffers(p, arena, prepacked);
+    for (int64_t i = 0; i < threads; ++i) take_scratch(p, arena);
+    return arena.used;
+}
+
+int64_t pack_bytes(const Conv2dShape& s, ConvDirection direction) {
+    Arena arena = {nullptr};
+    const Problem p = make_problem(s, direction == ConvDirection::forward, arena);
+    // Behind the pack lie the tables that packing needs.
+    arena.take<float>(s.groups * p.pack_step());
+    arena.take<int32_t>(2 * p.all_taps * p.run);
+    return arena.used;
+}
+
+void pack(const Conv2dShape& s, ConvDirection direction, const void* w, void* packed) {
+    const bool forward = direction == ConvDirection::forward;
+    Arena measure = {nullptr};
+    const Problem size = make_problem(s, forward, measure);
+    Arena arena = {static_cast<char*>(packed)};
+    float* out = arena.take<float>(s.groups * size.pack_step());
+    const Problem p = make_problem(s, forward, arena);
+    const PackPlan plan = plan_pack(view_weight(p, w), p.pairs, arena.take<int32_t>(2 * p.all_taps * p.run));
+#pragma omp parallel
+    pack_all(p, w, plan, out, omp_get_num_threads(), omp_get_thread_num());
+}
+
+}  // namespace
+
+extern const Conv2dTable conv2d_table;
+const Conv2dTable conv2d_table = {workspace_bytes, forward, bwd_input, conv2d_bwd_weight, pack_bytes, pack};
+
+}  // namespace dlperf::DLPERF_ISA_NS

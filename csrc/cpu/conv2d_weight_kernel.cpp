@@ -1,0 +1,298 @@
+// Convolution's gradient for the weight: gy^T times the pixels that each tap sees, reduced over all output pixels.
+// DLPERF_HAS_AVX512_BF16_VARIANT
+#include "cpu/conv2d_impl.h"
+
+namespace dlperf::DLPERF_ISA_NS {
+namespace {
+
+// Panels run over (channel block, tap), taps innermost. With merged taps a tap is a filter row, its columns (s, c).
+struct Weights {
+    Conv2dShape s;
+    bool pairs, merged;
+    int64_t rows, columns;  // K / groups; columns of a tap: C / groups, or S * C
+    int64_t taps, blocks;   // taps; channel blocks of kPanel
+    int64_t pixels;
+
+    int64_t panels() const { return taps * blocks; }
+    int64_t panel_columns(int64_t panel) const { return min64(kPanel, columns - panel / taps * kPanel); }
+    int64_t width(int64_t panel) const { return round_up(panel_columns(panel), Vec::W); }
+};
+
+Weights make_weights(const Conv2dShape& s) {
+    Weights w;
+    w.s = s;
+    w.pairs = uses_pairs(s.dtype);
+    w.merged = merges_taps(s);
+    w.rows = s.k / s.groups;
+    w.columns = s.c / s.groups * (w.merged ? s.s : 1);
+    w.taps = w.merged ? s.r : s.r * s.s;
+    w.blocks = ceil_div(w.columns, kPanel);
+    w.pixels = s.n * s.oh * s.ow;
+    return w;
+}
+
+// Accumulators of one block: rows x (channel blocks with all their taps).
+constexpr int64_t kAccFloats = (1 << 20) / 4;
+
+struct Blocking {
+    Grid grid;             // rows, channel blocks, pixels
+    int64_t rows, blocks;  // of a block, at most
+};
+
+Blocking choose_blocking(const Weights& w, int64_t threads) {
+    Blocking b = {{1, 1, 1}, 0, 0};
+    double best = 1e300;
+    const int64_t tiles = ceil_div(w.rows, kPanelMr), pixel_units = units_of(w.pixels, w.pairs);
+    const int64_t depths = max64(1, ceil_div(pixel_units, kBlocks.depth));
+    const double result = double(w.rows) * double(w.panels()) * kPanel;
+    for (int64_t k = 1; k <= threads && k <= depths; ++k) {
+        if (k > 1 && result * double(k) > double(int64_t(16) << 20)) break;
+        for (int64_t n = 1; n <= threads / k && n <= w.blocks; ++n) {
+            const int64_t m = min64(threads / k / n, tiles);
+            const double rows = double(ceil_div(tiles, m) * kPanelMr);
+            const double panels = double(ceil_div(w.blocks, n) * w.taps);
+            const double depth = double(ceil_div(depths, k) * kBlocks.depth);
+            double cost = rows * panels * kPanel * depth / 32 + depth * (rows * 0.3 + panels * kPanel * 0.25);
+            if (k > 1) cost += 10000 + result / 16 * double(k) / double(threads) * 3;
+            if (cost < best) {
+                best = cost;
+                b.grid = {m, n, k};
+            }
+        }
+    }
+    const int64_t my_rows = ceil_div(tiles, b.grid.m) * kPanelMr, my_blocks = ceil_div(w.blocks, b.grid.n);
+    const int64_t fit = max64(kBlocks.row_step, kAccFloats / (w.taps * kPanel) / kPanelMr * kPanelMr);
+    b.rows = min64(my_rows, min64(kOuterRows, fit));
+    b.blocks = min64(my_blocks, max64(1, kAccFloats / (b.rows * w.taps * kPanel)));
+    return b;
+}
+
+struct Scratch {
+    float *a, *b, *acc;
+};
+
+// With a split reduction every thread keeps the accumulators of its whole region.
+Scratch take_scratch(Arena& arena, const Weights& w, const Blocking& b) {
+    const int64_t rows = b.grid.k > 1 ? ceil_div(ceil_div(w.rows, kPanelMr), b.grid.m) * kPanelMr : b.rows;
+    const int64_t blocks = b.grid.k > 1 ? ceil_div(w.blocks, b.grid.n) : b.blocks;
+    Scratch t;
+    t.a = arena.take<float>(b.rows * kBlocks.depth);
+    t.b = arena.take<float>(kBlocks.depth * kPanel);
+    t.acc = arena.take<float>(rows * blocks * w.taps * kPanel);
+    return t;
+}
+
+// ---- x as the panel's rows: one per output pixel ----
+
+template <bool Pairs, class T>
+DLPERF_INLINE void put_pixel(const T* src, int64_t columns, int64_t width, int64_t unit_half, float* dst) {
+    for (int64_t j = 0; j < width; j += Vec::W) {
+        Vec v = load_lanes<Pairs>(src + j, columns - j);
+        if (Pairs && unit_half) v = join_pair(Vec::load(dst + j), v);
+        v.store(dst + j);
+    }
+}
+
+DLPERF_INLINE void put_zero(int64_t width, bool pairs, int64_t unit_half, float* dst) {
+    if (pairs && unit_half) return;
+    for (int64_t j = 0; j < width; j += Vec::W) Vec::zero().store(dst + j);
+}
+
+// Pixels [k0, k1) of one panel. Where the tap falls beside the image the row is zero.
+template <bool Pairs, class T>
+void pack_pixels(const Weights& w, const T* x, int64_t panel, int64_t k0, int64_t k1, float* dst) {
+    const Conv2dShape& s = w.s;
+    const int64_t tap = panel % w.taps, c0 = panel / w.taps * kPanel;
+    const int64_t r = w.merged ? tap : tap / s.s, q = w.merged ? 0 : tap % s.s;
+    const int64_t columns = w.panel_columns(panel), width = w.width(panel), per_unit = Pairs ? 2 : 1;
+    const int64_t shift = q * s.dil_w - s.pad_w;
+    for (int64_t k = k0; k < k1;) {
+        const int64_t n = k / (s.oh * s.ow), oh = k / s.ow % s.oh, ow = k % s.ow;
+        const int64_t end = min64(k1, k - ow + s.ow);
+        const int64_t ih = oh * s.stride_h - s.pad_h + r * s.dil_h;
+        const bool inside = ih >= 0 && ih < s.h;
+        int64_t iw = ow * s.stride_w + shift;
+        const T* row = x + (n * s.h + (inside ? ih : 0)) * s.w * s.c;
+        for (; k < end; ++k, iw += s.stride_w) {
+            float* out = dst + (k - k0) / per_unit * width;
+            const int64_t half = (k - k0) % per_unit;
+            if (w.merged) {
+                // Columns (s, c) of which those left and right of the image are zero.
+                const int64_t from = min64(columns, max64(0, -iw * s.c - c0));
+                const int64_t to = min64(columns, (s.w - iw) * s.c - c0);
+                if (!inside || to <= from) {
+                    put_zero(width, Pairs, half, out);
+                } else if (from == 0 && to == columns) {
+                    put_pixel<Pairs>(row + iw * s.c + c0, columns, width, half, out);
+                } else {
+                    T line[kPanel] = {};
+                    std::memcpy(line + from, row + iw * s.c + c0 + from, size_t(to - from) * sizeof(T));
+                    put_pixel<Pairs>(line, columns, width, half, out);
+                }
+            } else if (inside && iw >= 0 && iw < s.w) {
+                put_pixel<Pairs>(row + iw * s.c + c0, columns, width, half, out);
+            } else {
+                put_zero(width, Pairs, half, out);
+            }
+        }
+    }
+}
+
+// ---- Writing the result ----
+
+// Where the parts of one region's accumulators lie: added in order.
+struct Parts {
+    float* acc;
+    int64_t step, count;
+};
+
+DLPERF_INLINE Vec sum_parts(const Parts& p, int64_t at) {
+    Vec v = Vec::load(p.acc + at);
+    for (int64_t i = 1; i < p.count; ++i) v = v + Vec::load(p.acc + i * p.step + at);
+    return v;
+}
+
+// Rows [m_begin, m_end) of a region whose accumulators are `parts`; gw at the group's first filter.
+template <class T>
+void write_weights(const Weights& w, const Region& r, Range rows, const Parts& parts, T* gw) {
+    const Conv2dShape& s = w.s;
+    const int64_t height = r.m_end - r.m_begin;
+    const bool taps_inside =
+        !w.merged && s.w_c == w.taps && s.w_s == 1 && (s.r == 1 || s.w_r == s.s) && w.taps > 1 && w.taps <= Vec::W;
+    for (int64_t m = rows.begin; m < rows.end; ++m) {
+        T* filter = gw + m * s.w_k;
+        for (int64_t first = r.panel_begin; first < r.panel_end; first += w.taps) {
+            const int64_t columns = w.panel_columns(first), width = w.width(first);
+            const int64_t c0 = first / w.taps * kPanel;
+            const auto at = [&](int64_t tap, int64_t j) {
+                return (first + tap - r.panel_begin) * kPanel * height + (m - r.m_begin) * width + j;
+            };
+            for (int64_t j = 0; j < columns; j += Vec::W) {
+                const int64_t lanes = min64(Vec::W, columns - j);
+                if (taps_inside) {
+                    Vec v[Vec::W];
+                    for (int64_t tap = 0; tap < Vec::W; ++tap) {
+                        v[tap] = tap < w.taps ? sum_parts(parts, at(tap, j)) : Vec::zero();
+                    }
+                    transpose(v);
+                    for (int64_t i = 0; i < lanes; ++i) store_some(filter + (c0 + j + i) * s.w_c, v[i], w.taps);
+                    continue;
+                }
+                for (int64_t tap = 0; tap < w.taps; ++tap) {
+                    const Vec v = sum_parts(parts, at(tap, j));
+                    const int64_t row = w.merged ? tap : tap / s.s, q = w.merged ? 0 : tap % s.s;
+                    T* to = filter + row * s.w_r + q * s.w_s;
+                    if (s.w_c == 1 && !w.merged) {
+                        store_some(to + c0 + j, v, lanes);
+                        continue;
+                    }
+                    alignas(64) float lane[Vec::W];
+                    v.store(lane);
+                    for (int64_t i = 0; i < lanes; ++i) {
+                        const int64_t column = c0 + j + i;
+                        const int64_t offset = w.merged ? column / s.c * s.w_s + column % s.c * s.w_c : column * s.w_c;
+                        to[offset] = from_float<T>(lane[i]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+template <bool Pairs, class T>
+void accumulate(const Weights& w, const T* gy, const T* x, const Region& r, const Scratch& t, float* acc) {
+    const auto width_of = [&](int64_t panel) { return w.width(panel); };
+    const auto pack_a = [&](int64_t m0, int64_t m1, int64_t k0, int64_t k1, float* dst) {
+        pack_tiles<Pairs>(gy + m0 + k0 * w.s.k, 1, w.s.k, k1 - k0, m1 - m0, kPanelMr, dst);
+    };
+    const auto pack_b = [&](int64_t panel, int64_t k0, int64_t k1, float* dst) {
+        pack_pixels<Pairs>(w, x, panel, k0, k1, dst);
+    };
+    const auto done = [](TileCall&, int64_t, int64_t) {};
+    run_outer(Pairs, r, t.a, t.b, acc, false, width_of, pack_a, pack_b, done);
+}
+
+template <bool Pairs, class T>
+void group_gradient(const Weights& w, const Blocking& b, const T* gy, const T* x, T* gw, Arena shared, int64_t share,
+                    int64_t team, int64_t me) {
+    const Grid& g = b.grid;
+    const auto scratch_of = [&](int64_t part) {
+        Arena mine = {shared.base, shared.used + part * share};
+        return take_scratch(mine, w, b);
+    };
+    const auto region_of = [&](int64_t part) {
+        const Range m = split(w.rows, g.m, part / g.n % g.m, kPanelMr);
+        const Range n = split(w.blocks, g.n, part % g.n);
+        const Range k = split(w.pixels, g.k, part / g.n / g.m, kBlocks.depth * 2);
+        return Region{m.begin, m.end, n.begin * w.taps, n.end * w.taps, k.begin, k.end};
+    };
+    const int64_t parts = g.m * g.n * g.k;
+    for (int64_t part = me; part < parts; part += team) {
+        const Region whole = region_of(part);
+        const Scratch t = scratch_of(part);
+        for (int64_t m = whole.m_begin; m < whole.m_end; m += b.rows) {
+            const int64_t step = g.k > 1 ? whole.panel_end - whole.panel_begin : b.blocks * w.taps;
+            for (int64_t n = whole.panel_begin; n < whole.panel_end; n += step) {
+                const Region r = {
+                    m, min64(m + b.rows, whole.m_end), n, min64(n + step, whole.panel_end), whole.k_begin, whole.k_end};
+                // Row blocks of a split region lie one after another.
+                float* acc = t.acc + (g.k > 1 ? (m - whole.m_begin) * step * kPanel : 0);
+                accumulate<Pairs>(w, gy, x, r, t, acc);
+                if (g.k == 1) write_weights(w, r, {r.m_begin, r.m_end}, {acc, 0, 1}, gw);
+            }
+        }
+    }
+    if (g.k == 1) return;
+#pragma omp barrier
+    const Range mine = split(w.rows, team, me);
+    for (int64_t part = 0; part < g.m * g.n; ++part) {
+        const Region whole = region_of(part);
+        const int64_t step = whole.panel_end - whole.panel_begin;
+        for (int64_t m = whole.m_begin; m < whole.m_end; m += b.rows) {
+            const Region r = {m, min64(m + b.rows, whole.m_end), whole.panel_begin, whole.panel_end, 0, 0};
+            const Range rows = {max64(r.m_begin, mine.begin), min64(r.m_end, mine.end)};
+            float* acc = scratch_of(part).acc + (m - whole.m_begin) * step * kPanel;
+            write_weights(w, r, rows, {acc, g.m * g.n * share / 4, g.k}, gw);
+        }
+    }
+#pragma omp barrier
+}
+
+// Many groups go to threads whole.
+bool group_per_thread(const Weights& w, int64_t threads) {
+    return w.s.groups >= 2 * threads;
+}
+
+}  // namespace
+
+int64_t conv2d_weight_bytes(const Conv2dShape& s, int64_t threads) {
+    const Weights w = make_weights(s);
+    const Blocking b = choose_blocking(w, group_per_thread(w, threads) ? 1 : threads);
+    Arena arena = {nullptr};
+    for (int64_t i = 0; i < threads; ++i) take_scratch(arena, w, b);
+    return arena.used;
+}
+
+void conv2d_bwd_weight(const Conv2dShape& s, const void* gy, const void* x, void* gw, void* workspace,
+                       int64_t threads) {
+    const Weights w = make_weights(s);
+    const bool alone = group_per_thread(w, threads);
+    const Blocking b = choose_blocking(w, alone ? 1 : threads);
+    Arena measure = {nullptr};
+    take_scratch(measure, w, b);
+    const int64_t share = measure.used, filters = w.rows, channels = s.c / s.groups;
+#pragma omp parallel num_threads(int(threads)) if (threads > 1)
+    {
+        const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
+        const Range groups = alone ? split(s.groups, team, me) : Range{0, s.groups};
+        const Arena shared = {static_cast<char*>(workspace), alone ? me * share : 0};
+        for (int64_t g = groups.begin; g < groups.end; ++g) {
+            DLPERF_PAIRS_SWITCH(s.dtype, group_gradient<Pairs>(w, b, static_cast<const T*>(gy) + g * filters,
+                                                               static_cast<const T*>(x) + g * channels,
+                                                               static_cast<T*>(gw) + g * filters * s.w_k, shared, share,
+                                                               alone ? 1 : team, alone ? 0 : me))
+        }
+    }
+}
+
+}  // namespace dlperf::DLPERF_ISA_NS
