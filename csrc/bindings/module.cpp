@@ -11,4 +11,5 @@ PYBIND11_MODULE(_C, m) {
     bind_conv(m);
     bind_ceiling(m);
     bind_elementwise(m);
+    bind_random(m);
 }
