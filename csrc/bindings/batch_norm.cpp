@@ -27,19 +27,15 @@ void bind_batch_norm(py::module_& m) {
     m.def(
         "batch_norm",
         [](const BatchNormShape& shape, Address x, Address residual, Address y, Address weight, Address bias,
-           Address running_mean, Address running_var, Address save_mean, Address save_rstd, double eps, double momentum,
-           int act, float act_param, bool training, Address workspace) {
+           Address mean, Address variance, double eps, int act, float act_param, bool training, Address workspace) {
             const BatchNormForward args{as_pointer<const void>(x),
                                         as_pointer<const void>(residual),
                                         as_pointer<void>(y),
                                         as_pointer<const void>(weight),
                                         as_pointer<const void>(bias),
-                                        as_pointer<void>(running_mean),
-                                        as_pointer<void>(running_var),
-                                        as_pointer<float>(save_mean),
-                                        as_pointer<float>(save_rstd),
+                                        as_pointer<void>(mean),
+                                        as_pointer<void>(variance),
                                         eps,
-                                        momentum,
                                         static_cast<Act>(act),
                                         act_param,
                                         training};
@@ -47,30 +43,43 @@ void bind_batch_norm(py::module_& m) {
             DLPERF_DISPATCH(batch_norm_table).forward(shape, args, as_pointer<void>(workspace));
         },
         py::arg("shape"), py::arg("x"), py::arg("residual"), py::arg("y"), py::arg("weight"), py::arg("bias"),
-        py::arg("running_mean"), py::arg("running_var"), py::arg("save_mean"), py::arg("save_rstd"), py::arg("eps"),
-        py::arg("momentum"), py::arg("act"), py::arg("act_param"), py::arg("training"), py::arg("workspace"),
-        "y = act((x - mean) * rstd * weight + bias + residual); training updates the running statistics.");
+        py::arg("mean"), py::arg("variance"), py::arg("eps"), py::arg("act"), py::arg("act_param"), py::arg("training"),
+        py::arg("workspace"),
+        "y = act((x - mean) / sqrt(variance + eps) * weight + bias + residual); training writes mean and variance.");
+    m.def(
+        "batch_norm_update",
+        [](int64_t c, int stats_dtype, Address running_mean, Address running_var, Address mean, Address variance,
+           double momentum, int64_t count) {
+            DLPERF_DISPATCH(batch_norm_table)
+                .update(c, static_cast<DType>(stats_dtype), as_pointer<void>(running_mean),
+                        as_pointer<void>(running_var), as_pointer<const float>(mean), as_pointer<const float>(variance),
+                        momentum, count);
+        },
+        py::arg("c"), py::arg("stats_dtype"), py::arg("running_mean"), py::arg("running_var"), py::arg("mean"),
+        py::arg("variance"), py::arg("momentum"), py::arg("count"),
+        "Moves the running statistics towards a batch's, given in float32 from count values a channel.");
     m.def(
         "batch_norm_backward",
-        [](const BatchNormShape& shape, Address gy, Address x, Address y, Address weight, Address save_mean,
-           Address save_rstd, Address gx, Address gresidual, Address gweight, Address gbias, bool training,
+        [](const BatchNormShape& shape, Address gy, Address x, Address y, Address weight, Address mean,
+           Address variance, Address gx, Address gresidual, Address gweight, Address gbias, double eps, bool training,
            Address workspace) {
             const BatchNormBackward args{as_pointer<const void>(gy),
                                          as_pointer<const void>(x),
                                          as_pointer<const void>(y),
                                          as_pointer<const void>(weight),
-                                         as_pointer<const float>(save_mean),
-                                         as_pointer<const float>(save_rstd),
+                                         as_pointer<const void>(mean),
+                                         as_pointer<const void>(variance),
                                          as_pointer<void>(gx),
                                          as_pointer<void>(gresidual),
                                          as_pointer<void>(gweight),
                                          as_pointer<void>(gbias),
+                                         eps,
                                          training};
             py::gil_scoped_release release;
             DLPERF_DISPATCH(batch_norm_backward_table).backward(shape, args, as_pointer<void>(workspace));
         },
-        py::arg("shape"), py::arg("gy"), py::arg("x"), py::arg("y"), py::arg("weight"), py::arg("save_mean"),
-        py::arg("save_rstd"), py::arg("gx"), py::arg("gresidual"), py::arg("gweight"), py::arg("gbias"),
+        py::arg("shape"), py::arg("gy"), py::arg("x"), py::arg("y"), py::arg("weight"), py::arg("mean"),
+        py::arg("variance"), py::arg("gx"), py::arg("gresidual"), py::arg("gweight"), py::arg("gbias"), py::arg("eps"),
         py::arg("training"), py::arg("workspace"),
         "Gradients of batch_norm; y is given where its activation was relu. Any output may be 0.");
     m.def(

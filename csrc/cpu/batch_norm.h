@@ -13,23 +13,20 @@ struct BatchNormShape {
     int64_t n, c, s;     // images, channels, positions in an image
     DType dtype;         // x, residual, y and their gradients
     DType affine_dtype;  // weight, bias and their gradients
-    DType stats_dtype;   // running_mean, running_var
+    DType stats_dtype;   // mean and variance
     bool channels_last;  // memory is [n, s, c], else [n, c, s]
 };
 
-// y = act((x - mean) * rstd * weight + bias + residual).
+// y = act((x - mean) / sqrt(variance + eps) * weight + bias + residual).
 struct BatchNormForward {
     const void* x;
     const void* residual;  // or null
     void* y;
     const void* weight;  // or null: ones
     const void* bias;    // or null: zeros
-    void* running_mean;  // training: updated, or null; evaluation: the statistics
-    void* running_var;
-    float* save_mean;  // [c] written; null only in evaluation
-    float* save_rstd;
+    void* mean;          // training: the batch's are written; evaluation: these are used
+    void* variance;      // of all values, not the unbiased estimate
     double eps;
-    double momentum;
     Act act;
     float act_param;
     bool training;
@@ -41,18 +38,23 @@ struct BatchNormBackward {
     const void* x;
     const void* y;  // or null: no activation
     const void* weight;
-    const float* save_mean;
-    const float* save_rstd;
+    const void* mean;
+    const void* variance;
     void* gx;
     void* gresidual;  // only together with y: without an activation it is gy itself
     void* gweight;
     void* gbias;
-    bool training;
+    double eps;
+    bool training;  // mean and variance are x's own
 };
 
 struct BatchNormTable {
     int64_t (*workspace)(const BatchNormShape&);  // bytes that each function below needs
     void (*forward)(const BatchNormShape&, const BatchNormForward&, void* workspace);
+    // running = (1 - momentum) * running + momentum * batch, in stats_dtype; the batch's statistics are float32, of
+    // `count` values a channel, and the variance is made unbiased.
+    void (*update)(int64_t c, DType stats_dtype, void* running_mean, void* running_var, const float* mean,
+                   const float* variance, double momentum, int64_t count);
 };
 
 struct BatchNormBackwardTable {

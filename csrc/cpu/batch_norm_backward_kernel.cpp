@@ -200,22 +200,29 @@ static void spread(const ChannelView& view, const Workspace& work, Coefficients 
     for (int64_t i = c; i < view.width; i += view.c) work.coefficient(which)[i] = float(value);
 }
 
-static double weight_of(const BatchNormShape& shape, const BatchNormBackward& args, int64_t c) {
-    return args.weight ? load_as(args.weight, shape.affine_dtype, c) : 1.0;
+// 1 / sqrt(variance + eps), and the same times the weight.
+static void scales_of(const BatchNormShape& shape, const BatchNormBackward& args, int64_t c, double& rstd,
+                      double& scale) {
+    rstd = 1.0 / __builtin_sqrt(load_as(args.variance, shape.stats_dtype, c) + args.eps);
+    scale = rstd * (args.weight ? load_as(args.weight, shape.affine_dtype, c) : 1.0f);
 }
 
 static void prepare_channel(const BatchNormShape& shape, const BatchNormBackward& args, const ChannelView& view,
                             const Workspace& work, int64_t c) {
-    spread(view, work, kMean, c, args.save_mean[c]);
-    spread(view, work, kScale, c, weight_of(shape, args, c) * args.save_rstd[c]);
+    double rstd, scale;
+    scales_of(shape, args, c, rstd, scale);
+    spread(view, work, kMean, c, load_as(args.mean, shape.stats_dtype, c));
+    spread(view, work, kScale, c, scale);
 }
 
 static void finish_channel(const BatchNormShape& shape, const BatchNormBackward& args, const ChannelView& view,
                            const Workspace& work, int64_t c) {
-    const double sum = gather(view, work, 0, c), product = gather(view, work, 1, c), rstd = args.save_rstd[c];
+    const double sum = gather(view, work, 0, c), product = gather(view, work, 1, c);
+    double rstd, scale;
+    scales_of(shape, args, c, rstd, scale);
     if (args.gweight) store_as(args.gweight, shape.affine_dtype, c, product * rstd);
     if (args.gbias) store_as(args.gbias, shape.affine_dtype, c, sum);
-    const double scale = weight_of(shape, args, c) * rstd, count = double(view.n) * double(view.s);
+    const double count = double(view.n) * double(view.s);
     spread(view, work, kSlope, c, -scale * rstd * rstd * product / count);
     spread(view, work, kOffset, c, -scale * sum / count);
 }

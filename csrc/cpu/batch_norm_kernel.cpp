@@ -162,14 +162,16 @@ static void plane_statistics(const T* x, const ChannelView& view, const Workspac
     }
 }
 
-// Mean and sum of squared deviations of channel `c` over all parts and folds.
-static void gather_statistics(const ChannelView& view, const Workspace& work, int64_t c, double& mean, double& m2) {
+// Mean and variance of channel `c` over all parts and folds.
+static void gather_statistics(const ChannelView& view, const Workspace& work, int64_t c, double& mean,
+                              double& variance) {
     double total = 0;
     for (int part = 0; part < view.item_parts; ++part) {
         for (int64_t i = c; i < view.width; i += view.c) total += work.sum(part, 0)[i];
     }
-    mean = total / (double(view.n) * double(view.s));
-    m2 = 0;
+    const double values = double(view.n) * double(view.s);
+    double m2 = 0;
+    mean = total / values;
     for (int part = 0; part < view.item_parts; ++part) {
         for (int64_t i = c; i < view.width; i += view.c) {
             const int64_t count = view.count(part, i);
@@ -178,32 +180,21 @@ static void gather_statistics(const ChannelView& view, const Workspace& work, in
             m2 += work.sum(part, 1)[i] + double(count) * delta * delta;
         }
     }
-    if (m2 < 0) m2 = 0;
+    variance = (m2 < 0 ? 0 : m2) / values;
 }
 
 static void finish_channel(const BatchNormShape& shape, const BatchNormForward& args, const ChannelView& view,
                            const Workspace& work, int64_t c) {
     double mean, variance;
     if (args.training) {
-        double m2;
-        gather_statistics(view, work, c, mean, m2);
-        const double count = double(view.n) * double(view.s);
-        variance = m2 / count;
-        if (args.running_mean) {
-            const double old = load_as(args.running_mean, shape.stats_dtype, c);
-            store_as(args.running_mean, shape.stats_dtype, c, args.momentum * mean + (1 - args.momentum) * old);
-        }
-        if (args.running_var) {
-            const double old = load_as(args.running_var, shape.stats_dtype, c), unbiased = m2 / (count - 1);
-            store_as(args.running_var, shape.stats_dtype, c, args.momentum * unbiased + (1 - args.momentum) * old);
-        }
+        gather_statistics(view, work, c, mean, variance);
+        store_as(args.mean, shape.stats_dtype, c, mean);
+        store_as(args.variance, shape.stats_dtype, c, variance);
     } else {
-        mean = load_as(args.running_mean, shape.stats_dtype, c);
-        variance = load_as(args.running_var, shape.stats_dtype, c);
+        mean = load_as(args.mean, shape.stats_dtype, c);
+        variance = load_as(args.variance, shape.stats_dtype, c);
     }
     const double rstd = 1.0 / __builtin_sqrt(variance + args.eps);
-    if (args.save_mean) args.save_mean[c] = float(mean);
-    if (args.save_rstd) args.save_rstd[c] = float(rstd);
     const float scale = float((args.weight ? load_as(args.weight, shape.affine_dtype, c) : 1.0f) * rstd);
     const double bias = args.bias ? load_as(args.bias, shape.affine_dtype, c) : 0.0;
     // From the rounded scale, so that x * scale + shift keeps no trace of its rounding at x = mean.
@@ -325,8 +316,18 @@ void forward(const BatchNormShape& shape, const BatchNormForward& args, void* me
     DLPERF_DTYPE_SWITCH(shape.dtype, forward_typed<T>(shape, args, memory));
 }
 
+void update(int64_t c, DType stats_dtype, void* running_mean, void* running_var, const float* mean,
+            const float* variance, double momentum, int64_t count) {
+    const double unbiased = double(count) / double(count - 1);
+    for (int64_t i = 0; i < c; ++i) {
+        const double old_mean = load_as(running_mean, stats_dtype, i), old_var = load_as(running_var, stats_dtype, i);
+        store_as(running_mean, stats_dtype, i, momentum * mean[i] + (1 - momentum) * old_mean);
+        store_as(running_var, stats_dtype, i, momentum * (variance[i] * unbiased) + (1 - momentum) * old_var);
+    }
+}
+
 }  // namespace
 
-const BatchNormTable batch_norm_table = {workspace, forward};
+const BatchNormTable batch_norm_table = {workspace, forward, update};
 
 }  // namespace dlperf::DLPERF_ISA_NS
