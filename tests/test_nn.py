@@ -15,6 +15,12 @@ from dlperf.nn import LAYERS
 # torch class -> constructor arguments and an input.
 SAMPLES = {
     torch.nn.SiLU: ((), lambda: torch.randn(2, 3)),
+    torch.nn.LayerNorm: ((6,), lambda: torch.randn(4, 6)),
+    torch.nn.RMSNorm: ((6,), lambda: torch.randn(4, 6)),
+    torch.nn.GroupNorm: ((3, 6), lambda: torch.randn(2, 6, 5, 4)),
+    torch.nn.InstanceNorm1d: ((6,), lambda: torch.randn(2, 6, 5)),
+    torch.nn.InstanceNorm2d: ((6,), lambda: torch.randn(2, 6, 5, 4)),
+    torch.nn.InstanceNorm3d: ((6,), lambda: torch.randn(2, 6, 5, 4, 3)),
 }
 
 

@@ -29,3 +29,5 @@ void bind_elementwise(py::module_& m);
 void bind_softmax(py::module_& m);
 void bind_random(py::module_& m);
 void bind_attention(py::module_& m);
+void bind_row_norm(py::module_& m);
+void bind_group_norm(py::module_& m);

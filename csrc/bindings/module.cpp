@@ -12,4 +12,6 @@ PYBIND11_MODULE(_C, m) {
     bind_ceiling(m);
     bind_elementwise(m);
     bind_random(m);
+    bind_row_norm(m);
+    bind_group_norm(m);
 }

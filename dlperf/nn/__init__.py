@@ -14,11 +14,32 @@ import torch.nn as _torch_nn
 
 from . import functional
 from .activation import SiLU
+from .norm import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, LayerNorm, RMSNorm
 
-__all__ = ["SiLU", "functional"]
+__all__ = [
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
+    "RMSNorm",
+    "SiLU",
+    "functional",
+]
 
 # Layers by torch class: what `optimize` swaps.
-LAYERS = {cls.__mro__[1]: cls for cls in (SiLU,)}
+LAYERS = {
+    cls.__mro__[1]: cls
+    for cls in (
+        GroupNorm,
+        InstanceNorm1d,
+        InstanceNorm2d,
+        InstanceNorm3d,
+        LayerNorm,
+        RMSNorm,
+        SiLU,
+    )
+}
 
 
 def _alias_submodules() -> None:

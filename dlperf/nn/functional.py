@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as _torch_functional
 
 from ..ops.activation import relu, silu
+from ..ops.group_norm import group_norm, instance_norm
+from ..ops.layer_norm import layer_norm, rms_norm
 
-__all__ = ["relu", "silu"]
+__all__ = ["group_norm", "instance_norm", "layer_norm", "relu", "rms_norm", "silu"]
 
 
 def __getattr__(name: str):

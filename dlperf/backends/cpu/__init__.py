@@ -6,9 +6,15 @@ from torch import Tensor
 
 from ._library import FLOATS, C, load_error
 from .activation import *  # noqa: F403
+from .group_norm import *  # noqa: F403
+from .group_norm import GROUP_NORM_RULES
+from .layer_norm import *  # noqa: F403
+from .layer_norm import LAYER_NORM_RULES
 
 # Operators with a rule of their own beside "same floating dtype": name -> why_not(*args).
 SPECIAL_RULES: dict = {}
+SPECIAL_RULES.update(LAYER_NORM_RULES)
+SPECIAL_RULES.update(GROUP_NORM_RULES)
 
 
 def why_not(op: str, *args) -> str | None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from ._case import Case, Maker
 from .activation import CASES as _activation
+from .group_norm import CASES as _group_norm
+from .layer_norm import CASES as _layer_norm
 
 FAMILIES: dict[str, list[Case]] = {
     "activation": _activation,
+    "layer_norm": _layer_norm,
+    "group_norm": _group_norm,
 }
 
 __all__ = ["FAMILIES", "Case", "Maker", "all_cases"]
