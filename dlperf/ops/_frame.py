@@ -106,7 +106,7 @@ class Operator:
 
     def _run_reference(self, module, args):
         device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
-        if _is_autocast_enabled(device):
+        if _autocast_is_on(device):
             with torch.autocast(device, enabled=False):
                 result = getattr(module, self.name)(*args)
         else:
@@ -225,9 +225,14 @@ def _tensor_slots(name: str) -> Sequence[int]:
     return [i for i, a in enumerate(arguments) if "Tensor" in str(a.type)]
 
 
+def _autocast_is_on(device: str) -> bool:
+    """False for devices that torch.autocast does not know, as "meta"."""
+    return (device in ("cpu", "cuda") or torch.amp.is_autocast_available(device)) and _is_autocast_enabled(device)
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype that torch.autocast wants matrix-like operators to compute in on x's device, or None."""
     device = "cpu" if x.is_cpu else x.device.type
-    if not _is_autocast_enabled(device) or not x.is_floating_point() or x.dtype is torch.float64:
+    if not _autocast_is_on(device) or not x.is_floating_point() or x.dtype is torch.float64:
         return None
     return torch.get_autocast_dtype(device)
