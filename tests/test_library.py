@@ -10,10 +10,35 @@ def _wants(*shape: int) -> torch.Tensor:
     return torch.randn(shape, requires_grad=True)
 
 
+def _last(*shape: int) -> torch.Tensor:
+    return torch.randn(shape).to(memory_format=torch.channels_last).requires_grad_()
+
+
 # operator -> samples: functions that give the operator's positional arguments.
 OPCHECK = {
     "activation": [lambda: (torch.randn(3, 5, requires_grad=True), "silu", 0.0)],
     "activation_bwd": [lambda: (torch.randn(3, 5), torch.randn(3, 5, requires_grad=True), "silu", 0.0)],
+    "channel_sum": [lambda: (_wants(3, 5),), lambda: (_wants(2, 3, 4, 5),)],
+    "linear": [
+        lambda: (_wants(2, 3, 4), _wants(5, 4), _wants(5), None, "relu"),
+        lambda: (_wants(3, 4), _wants(4, 5).t(), None, _wants(3, 5), "silu"),
+    ],
+    "bmm": [lambda: (_wants(2, 3, 4), _wants(2, 5, 4).mT, _wants(5), _wants(2, 3, 5), 0.5, 2.0, "none")],
+    "conv2d": [
+        lambda: (_wants(2, 4, 5, 6), _wants(6, 2, 3, 3), _wants(6), None, [1, 2], [1, 0], [1, 1], 2, "none"),
+        lambda: (_last(2, 4, 5, 6), _last(6, 4, 3, 3), None, _last(2, 6, 3, 4), [1, 1], [0, 0], [1, 1], 1, "relu"),
+    ],
+    "conv2d_bwd_input": [
+        lambda: (_wants(2, 6, 3, 4), _wants(6, 4, 3, 3), [2, 4, 5, 6], [1, 1], [0, 0], [1, 1], 1, False),
+        lambda: (_wants(2, 6, 3, 3), _last(6, 4, 3, 3), [2, 4, 6, 5], [2, 2], [1, 1], [1, 1], 1, True),
+    ],
+    "conv2d_bwd_weight": [
+        lambda: (_wants(2, 6, 3, 4), _wants(2, 4, 5, 6), [6, 4, 3, 3], [1, 1], [0, 0], [1, 1], 1, False),
+        lambda: (_last(2, 6, 3, 4), _last(2, 4, 5, 6), [6, 4, 3, 3], [1, 1], [0, 0], [1, 1], 1, True),
+    ],
+    "conv_transpose2d": [
+        lambda: (_wants(2, 4, 3, 3), _wants(4, 3, 3, 3), _wants(6), [2, 2], [1, 1], [1, 0], [1, 1], 2, "relu")
+    ],
     "layer_norm": [lambda: (_wants(3, 5), _wants(5), _wants(5), 1, 1e-5), lambda: (_wants(3, 5), None, None, 2, 1e-5)],
     "layer_norm_bwd": [
         lambda: (_wants(3, 5), _wants(3, 5), _wants(5), _wants(5), torch.ones(2, 3), 1, 1e-5, [True] * 3)

@@ -14,6 +14,11 @@ from dlperf.nn import LAYERS
 
 # torch class -> constructor arguments and an input.
 SAMPLES = {
+    torch.nn.Linear: ((5, 4), lambda: torch.randn(3, 5)),
+    torch.nn.Conv1d: ((4, 6, 3), lambda: torch.randn(2, 4, 9)),
+    torch.nn.Conv2d: ((4, 6, 3), lambda: torch.randn(2, 4, 7, 8)),
+    torch.nn.ConvTranspose1d: ((4, 6, 3), lambda: torch.randn(2, 4, 9)),
+    torch.nn.ConvTranspose2d: ((4, 6, 3), lambda: torch.randn(2, 4, 5, 6)),
     torch.nn.SiLU: ((), lambda: torch.randn(2, 3)),
     torch.nn.LayerNorm: ((6,), lambda: torch.randn(4, 6)),
     torch.nn.RMSNorm: ((6,), lambda: torch.randn(4, 6)),

@@ -14,14 +14,21 @@ import torch.nn as _torch_nn
 
 from . import functional
 from .activation import SiLU
+from .conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from .linear import Linear
 from .norm import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, LayerNorm, RMSNorm
 
 __all__ = [
+    "Conv1d",
+    "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "GroupNorm",
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
     "LayerNorm",
+    "Linear",
     "RMSNorm",
     "SiLU",
     "functional",
@@ -31,11 +38,16 @@ __all__ = [
 LAYERS = {
     cls.__mro__[1]: cls
     for cls in (
+        Conv1d,
+        Conv2d,
+        ConvTranspose1d,
+        ConvTranspose2d,
         GroupNorm,
         InstanceNorm1d,
         InstanceNorm2d,
         InstanceNorm3d,
         LayerNorm,
+        Linear,
         RMSNorm,
         SiLU,
     )

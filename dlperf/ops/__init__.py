@@ -1,5 +1,5 @@
 """Operators: argument checks, gradients and torch.library registration, a file per family."""
 
-from . import activation, group_norm, layer_norm
+from . import activation, channel_sum, conv, group_norm, layer_norm, matmul
 
-__all__ = ["activation", "group_norm", "layer_norm"]
+__all__ = ["activation", "channel_sum", "conv", "group_norm", "layer_norm", "matmul"]

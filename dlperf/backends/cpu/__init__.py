@@ -6,10 +6,13 @@ from torch import Tensor
 
 from ._library import FLOATS, C, load_error
 from .activation import *  # noqa: F403
+from .channel_sum import *  # noqa: F403
+from .conv import *  # noqa: F403
 from .group_norm import *  # noqa: F403
 from .group_norm import GROUP_NORM_RULES
 from .layer_norm import *  # noqa: F403
 from .layer_norm import LAYER_NORM_RULES
+from .matmul import *  # noqa: F403
 
 # Operators with a rule of their own beside "same floating dtype": name -> why_not(*args).
 SPECIAL_RULES: dict = {}

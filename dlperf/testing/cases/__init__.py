@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from ._case import Case, Maker
 from .activation import CASES as _activation
+from .conv import CASES as _conv
 from .group_norm import CASES as _group_norm
 from .layer_norm import CASES as _layer_norm
+from .matmul import CASES as _matmul
 
 FAMILIES: dict[str, list[Case]] = {
     "activation": _activation,
+    "conv": _conv,
+    "matmul": _matmul,
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
 }

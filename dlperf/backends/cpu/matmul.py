@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ...ops.activation import KINDS
+from ...ops.matmul import bmm_empty, linear_empty
+from ._library import FLOATS, C
+
+_CODE = {kind: code for code, kind in enumerate(KINDS)}
+# A batch whose strides don't merge into one is walked by calls of its own, up to so many; else operands are copied.
+_MOST_CALLS = 256
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    a_size: tuple,
+    a_strides: tuple,
+    b_size: tuple,
+    b_strides: tuple,
+    r_strides: tuple | None,
+    beta: float,
+    alpha: float,
+    kind: str,
+    dtype: torch.dtype,
+    isa: str,
+    threads: int,
+) -> tuple | None:
+    """How to multiply [*, M, K] by [*, K, N]; b may have no batch dimensions: every row of a is multiplied by it.
+
+    Returns:
+        ``(shape, workspace, offsets)``: one call's GemmShape, or None where the result is empty; its workspace; and
+        bytes to add to the addresses of (a, b, residual, c) in each call, or None for one call. Or None where the
+        operands have to be made contiguous first.
+    """
+    *batch, m, k = a_size
+    n = b_size[-1]
+    b_batch = b_strides[:-2] or (0,) * len(batch)
+    r_batch = (0,) * (len(a_size) - 1) if r_strides is None else r_strides[:-1]
+    size = (*batch, m)
+    if 0 in (*size, n):
+        return None, 0, None
+    # Rows are a dimension like the batch's, along which b stands still. Strides of (a, b, residual, c).
+    steps = list(zip(a_strides[:-1], (*b_batch, 0), r_batch, _contiguous(size, n), strict=True))
+    groups = _merge(size, steps)
+    rows, (a_row, b_step, r_row, c_row) = groups.pop() if groups and groups[-1][1][1] == 0 else (1, (0, 0, 0, n))
+    count, (a_step, b_step, r_step, c_step) = groups.pop() if groups else (1, (0, 0, 0, 0))
+    offsets = None
+    if groups:
+        calls = 1
+        for length, _ in groups:
+            calls *= length
+        if calls > _MOST_CALLS:
+            return None
+        offsets = _offsets(groups, dtype.itemsize)
+    shape = C.GemmShape(
+        *(count, rows, n, k if alpha != 0 else 0),
+        *(a_step, a_row, a_strides[-1]),
+        *(b_step, b_strides[-2], b_strides[-1]),
+        *(c_step, c_row),
+        *(r_step, r_row, 1 if r_strides is None else r_strides[-1]),
+        *(FLOATS[dtype], _CODE[kind], 0.0, alpha, beta, False),
+    )
+    return shape, C.gemm_workspace_bytes(shape, threads, False), offsets
+
+
+def _contiguous(size: tuple, unit: int) -> list[int]:
+    strides = []
+    for length in reversed(size):
+        strides.append(unit)
+        unit *= length
+    return strides[::-1]
+
+
+def _merge(size: tuple, steps: list[tuple]) -> list[tuple[int, tuple]]:
+    """Dimensions as few groups (length, strides): neighbours that every operand walks as one are one."""
+    groups: list[tuple[int, tuple]] = []
+    for length, step in zip(size, steps, strict=True):
+        if length == 1:
+            continue
+        if groups and all(outer == inner * length for outer, inner in zip(groups[-1][1], step, strict=True)):
+            groups[-1] = (groups[-1][0] * length, step)
+        else:
+            groups.append((length, step))
+    return groups
+
+
+def _offsets(groups: list[tuple[int, tuple]], itemsize: int) -> list[tuple]:
+    offsets = [(0, 0, 0, 0)]
+    for length, step in groups:
+        offsets = [
+            tuple(o + i * s * itemsize for o, s in zip(offset, step, strict=True))
+            for offset in offsets
+            for i in range(length)
+        ]
+    return offsets
+
+
+def _product(a, b, bias, residual, beta, alpha, kind, y) -> Tensor:
+    isa, threads = C.isa(), torch.get_num_threads()
+    if beta == 0:
+        residual = None
+    r_strides = None if residual is None else residual.stride()
+    plan = _plan(a.shape, a.stride(), b.shape, b.stride(), r_strides, beta, alpha, kind, a.dtype, isa, threads)
+    if plan is None:
+        a, b = a.contiguous(), b if b.dim() == 2 else b.contiguous()
+        residual = None if residual is None else residual.contiguous()
+        return _product(a, b, bias, residual, beta, alpha, kind, y)
+    shape, workspace, offsets = plan
+    if shape is None:
+        return y
+    if bias is None:
+        bias_address = 0
+    else:
+        bias = bias.contiguous()
+        bias_address = bias.data_ptr()
+    r = 0 if residual is None else residual.data_ptr()
+    scratch = torch.empty(workspace, dtype=torch.uint8) if workspace else None
+    w = 0 if scratch is None else scratch.data_ptr()
+    if offsets is None:
+        C.gemm(shape, a.data_ptr(), b.data_ptr(), bias_address, r, y.data_ptr(), w, threads)
+        return y
+    starts = a.data_ptr(), b.data_ptr(), r, y.data_ptr()
+    for offset in offsets:
+        a_at, b_at, r_at, y_at = (start + o for start, o in zip(starts, offset, strict=True))
+        C.gemm(shape, a_at, b_at, bias_address, r_at if r else 0, y_at, w, threads)
+    return y
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str) -> Tensor:
+    y = linear_empty(x, weight)
+    if x.dim() == 1:
+        x = x.unsqueeze(0)
+        residual = None if residual is None else residual.unsqueeze(0)
+    return _product(x, weight.t(), bias, residual, 1.0, 1.0, activation, y)
+
+
+def bmm(
+    a: Tensor, b: Tensor, bias: Tensor | None, input: Tensor | None, beta: float, alpha: float, activation: str
+) -> Tensor:
+    return _product(a, b, bias, input, beta, alpha, activation, bmm_empty(a, b))
