@@ -1,0 +1,227 @@
+"""What a worker runs: one engine on one case, and the float64 reference that all are checked against."""
+
+import contextlib
+from pathlib import Path
+
+import torch
+
+from .models import MODELS, seeded
+from .peers import Case
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+# An output passes within twice torch's own error for the dtype, or this where that is smaller. The first is what
+# Winograd convolution may cost a whole model.
+ERROR_FLOOR = {"f32": 1e-4, "bf16": 1e-2}
+LEARNING_RATE = 1e-3
+
+
+def rel_err(got: torch.Tensor, reference: torch.Tensor) -> float:
+    """||got - reference|| / ||reference||; infinite where anything is not finite."""
+    got = got.detach().to("cpu", torch.float64)
+    if got.shape != reference.shape or not torch.isfinite(got).all():
+        return float("inf")
+    reference = reference.double()
+    return float((got - reference).norm() / reference.norm().clamp_min(1e-300))
+
+
+def finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if value < float("inf") else None
+
+
+class ModelSteps:
+    """A module with the inference or the training step that is timed. Every torch engine is one of these."""
+
+    def __init__(self, module, x, labels, case: Case, no_gradient=torch.inference_mode, dtype: str | None = None):
+        self.module, self.x, self.labels, self.case = module, x, labels, case
+        self.no_gradient = no_gradient
+        dtype = DTYPES[dtype or case.dtype] if x.dtype != torch.float64 else torch.float64
+        self.autocast = contextlib.nullcontext
+        if case.mode == "train":
+            module.train()
+            self.optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
+            if dtype == torch.bfloat16:
+                self.autocast = lambda: torch.autocast(case.device, dtype=torch.bfloat16)
+        else:
+            module.eval()
+            if dtype == torch.bfloat16:
+                module.to(torch.bfloat16)
+                self.x = x.to(torch.bfloat16)
+
+    def loss(self) -> torch.Tensor:
+        with self.autocast():
+            return torch.nn.functional.cross_entropy(self.module(self.x), self.labels)
+
+    def step(self):
+        if self.case.mode == "inference":
+            with self.no_gradient():
+                return self.module(self.x)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss()
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """What is compared: the scores; in training the loss and all gradients, before the first step."""
+        if self.case.mode == "inference":
+            return {"scores": self.step().cpu()}
+        loss = self.loss()
+        loss.backward()
+        # float32 also from the reference: its rounding is far below what is compared, the file half as large.
+        gradients = [p.grad.detach().float().flatten().cpu() for p in self.module.parameters()]
+        return {"loss": loss.detach().cpu().reshape(1), "gradients": torch.cat(gradients)}
+
+
+def load(case: Case, dtype=torch.float32):
+    """(state_dict, x, labels) of the case, on its device."""
+    directory = Path(case.directory)
+    state = torch.load(directory / "state.pt", weights_only=True)
+    x, labels = torch.load(directory / "inputs.pt", weights_only=True)
+    return state, x.to(case.device, dtype), labels.to(case.device)
+
+
+def torch_steps(engine: str, case: Case) -> ModelSteps:
+    state, x, labels = load(case)
+    model = MODELS[case.model].build(torch.nn)
+    model.load_state_dict(state)
+    model.to(case.device)
+    if engine != "eager":
+        model.to(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
+    if not engine.startswith("compile"):
+        return ModelSteps(model, x, labels, case)
+    if case.mode == "inference":
+        torch._inductor.config.freezing = True
+    if case.device == "cuda":
+        return ModelSteps(torch.compile(model, mode="max-autotune"), x, labels, case, torch.no_grad)
+    return ModelSteps(torch.compile(model), x, labels, case, torch.no_grad)
+
+
+def dlperf_steps(engine: str, case: Case) -> ModelSteps:
+    import dlperf
+
+    state, x, labels = load(case)
+    optimize = engine == "dlperf-optimize"
+    model = MODELS[case.model].build(torch.nn if optimize else dlperf.nn)
+    model.load_state_dict(state)
+    model.to(case.device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    if not optimize:
+        return ModelSteps(model, x, labels, case)
+    if case.mode == "train":
+        return ModelSteps(dlperf.optimize(model), x, labels, case)
+    model = dlperf.optimize(model.eval(), mode="inference", dtype=DTYPES[case.dtype])
+    return ModelSteps(model, x, labels, case, dtype="f32")  # it casts by itself
+
+
+class FunctionSteps:
+    """An engine outside torch: a function from the input array to the scores."""
+
+    def __init__(self, function, x):
+        self.function, self.x = function, x
+
+    def step(self):
+        return self.function(self.x)
+
+    def result(self) -> dict[str, torch.Tensor]:
+        return {"scores": torch.as_tensor(self.step())}
+
+
+def onnxruntime_steps(engine: str, case: Case) -> FunctionSteps:
+    import onnxruntime
+
+    state, x, _ = load(case)
+    model = MODELS[case.model].build(torch.nn)
+    model.load_state_dict(state)
+    path = Path(case.directory) / f"model-{case.batch}.onnx"
+    torch.onnx.export(model.eval(), (x,), path, dynamo=True, input_names=["x"], output_names=["scores"], verbose=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = case.threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return FunctionSteps(lambda array: session.run(None, {"x": array})[0], x.numpy())
+
+
+def openvino_steps(engine: str, case: Case) -> FunctionSteps:
+    import openvino
+
+    state, x, _ = load(case)
+    model = MODELS[case.model].build(torch.nn)
+    model.load_state_dict(state)
+    converted = openvino.convert_model(model.eval(), example_input=x, input=[list(x.shape)])
+    hints = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": case.threads,
+        "INFERENCE_PRECISION_HINT": case.dtype,
+    }
+    compiled = openvino.Core().compile_model(converted, "CPU", hints)
+    return FunctionSteps(lambda array: compiled(array)[0], x.numpy())
+
+
+BUILDERS = {"onnxruntime": onnxruntime_steps, "openvino": openvino_steps}
+
+
+class EngineJob:
+    """Sets an engine up, checks it against the reference, then steps."""
+
+    def __init__(self, engine: str, case: Case):
+        torch.set_num_threads(case.threads)
+        build = BUILDERS.get(engine, dlperf_steps if engine.startswith("dlperf") else torch_steps)
+        self.steps = build(engine, case)
+        self.step = self.steps.step
+        reference = torch.load(Path(case.directory) / f"reference-{case.mode}.pt", weights_only=True)
+        errors = {key: rel_err(value, reference[key]) for key, value in self.steps.result().items()}
+        tolerance = max(ERROR_FLOOR[case.dtype], 2 * reference["torch_error"][case.dtype])
+        worst = max(errors.values())
+        self.info = {"rel_err": finite(worst), "tolerance": tolerance, "passed": worst <= tolerance}
+
+
+def model_job(engine: str, case: dict) -> EngineJob:
+    return EngineJob(engine, Case(**case))
+
+
+class ReferenceJob:
+    """Writes reference-<mode>.pt: float64 results, and torch eager's own error against them per dtype."""
+
+    def __init__(self, case: Case, dtypes: list[str]):
+        torch.set_num_threads(case.threads)
+        truth = self.result(case, torch.float64)
+        torch_error = {}
+        for dtype in dtypes:
+            got = self.result(Case(**{**vars(case), "dtype": dtype}), torch.float32)
+            torch_error[dtype] = max(rel_err(got[key], truth[key]) for key in truth)
+        path = Path(case.directory) / f"reference-{case.mode}.pt"
+        torch.save({**truth, "torch_error": torch_error}, path)
+        self.info = {"torch_error": torch_error}
+
+    def result(self, case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        state, x, labels = load(case, dtype)
+        model = MODELS[case.model].build(torch.nn).to(dtype)
+        model.load_state_dict(state)
+        return ModelSteps(model.to(case.device), x, labels, case).result()
+
+
+def reference_job(case: dict, dtypes: list[str]) -> ReferenceJob:
+    return ReferenceJob(Case(**case), dtypes)
+
+
+def prepare(case: Case, checkpoint: str | None) -> str:
+    """Writes state.pt and inputs.pt of a case; says what the inputs are."""
+    directory = Path(case.directory)
+    model = seeded(case.model)
+    if checkpoint is not None:
+        model.load_state_dict(read_checkpoint(checkpoint))
+    x, what = MODELS[case.model].inputs(case.batch)
+    torch.save(model.state_dict(), directory / "state.pt")
+    torch.save((x, MODELS[case.model].labels(case.batch)), directory / "inputs.pt")
+    return what
+
+
+def read_checkpoint(path: str) -> dict[str, torch.Tensor]:
+    """A state_dict from a .safetensors file or from torch.save; one level of {"state_dict": ...} is unwrapped."""
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return state.get("state_dict", state)

@@ -1,0 +1,152 @@
+"""The layers of a model with their shapes, operations and bytes, found by running it on the meta device."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from .models import MODELS
+
+CONFIG_FIELDS = {
+    "conv2d": ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups"),
+    "batch_norm": ("num_features",),
+    "max_pool": ("kernel_size", "stride", "padding"),
+    "avg_pool": ("output_size",),
+    "linear": ("in_features", "out_features"),
+}
+KINDS = {
+    torch.nn.Conv2d: "conv2d",
+    torch.nn.BatchNorm2d: "batch_norm",
+    torch.nn.MaxPool2d: "max_pool",
+    torch.nn.AdaptiveAvgPool2d: "avg_pool",
+    torch.nn.Linear: "linear",
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What two layers must share to be the same benchmark."""
+
+    kind: str
+    input: tuple[int, ...]
+    output: tuple[int, ...]
+    config: tuple  # values of CONFIG_FIELDS[kind]
+    epilogue: str = ""  # what follows a batch norm at once: "", "relu" or "add+relu"
+    is_first: bool = False  # its input is the picture, which needs no gradient
+
+    @property
+    def options(self) -> dict:
+        return dict(zip(CONFIG_FIELDS[self.kind], self.config, strict=True))
+
+    @property
+    def weights(self) -> int:
+        """Elements of the parameters that it reads."""
+        o = self.options
+        if self.kind == "conv2d":
+            return o["out_channels"] * o["in_channels"] // o["groups"] * math.prod(o["kernel_size"])
+        if self.kind == "linear":
+            return (o["in_features"] + 1) * o["out_features"]
+        return 4 * o["num_features"] if self.kind == "batch_norm" else 0
+
+    def flops(self, backward: bool = False) -> int:
+        """A multiply-add is two. Backward of a product is two products: for the input and for the weight."""
+        o = self.options
+        if self.kind == "conv2d":
+            forward = 2 * math.prod(self.output) * o["in_channels"] // o["groups"] * math.prod(o["kernel_size"])
+        elif self.kind == "linear":
+            forward = 2 * math.prod(self.output) * o["in_features"]
+        else:
+            return 0  # bound by memory: counted in bytes
+        return forward * (1 if self.is_first else 2) if backward else forward
+
+    def bytes(self, itemsize: int, backward: bool = False) -> int:
+        """Every operand read once, every result written once: what no implementation can go below."""
+        x, y = math.prod(self.input), math.prod(self.output)
+        residual = y if self.epilogue == "add+relu" else 0
+        if not backward:
+            return itemsize * (x + self.weights + residual + y)
+        saved = {"conv2d": x, "linear": x, "batch_norm": x}.get(self.kind, 0)
+        relu = y if self.epilogue else 0  # which of its outputs were positive
+        grad_input = 0 if self.is_first else x
+        return itemsize * (y + saved + relu + 2 * self.weights + grad_input + residual)
+
+    @property
+    def label(self) -> str:
+        """Such as `conv2d 3x3/2 64>128 56x56`."""
+        o, spatial = self.options, "x".join(map(str, self.input[2:]))
+        if self.kind == "conv2d":
+            stride = f"/{o['stride'][0]}" if o["stride"][0] > 1 else ""
+            kernel = "x".join(map(str, o["kernel_size"]))
+            return f"conv {kernel}{stride} {o['in_channels']}>{o['out_channels']} {spatial}"
+        if self.kind == "batch_norm":
+            return " + ".join(["bn", *self.epilogue.split("+")]).rstrip(" +") + f" {o['num_features']} {spatial}"
+        if self.kind == "linear":
+            return f"linear {o['in_features']}>{o['out_features']}"
+        return f"{self.kind.replace('_', ' ')} {self.input[1]} {spatial}"
+
+
+@dataclass(frozen=True)
+class Use:
+    """A distinct layer, the name of its first occurrence, and how often the model runs it."""
+
+    layer: Layer
+    name: str
+    repeats: int
+
+
+class _BatchNorm2d(torch.nn.BatchNorm2d):
+    """Notes the epilogue that a model would have fused into it."""
+
+    def forward(self, x, activation=None, residual=None):
+        self.epilogue = "+".join([*(["add"] if residual is not None else []), *([activation] if activation else [])])
+        return super().forward(x)
+
+
+class _Recorder:
+    """torch.nn, but for the batch norm that takes (and notes) the fused arguments."""
+
+    BatchNorm2d = _BatchNorm2d
+
+    def __getattr__(self, name):
+        return getattr(torch.nn, name)
+
+
+def model_layers(name: str, batch: int) -> list[tuple[str, Layer]]:
+    """Every layer that computes, with its dotted name, in the order in which they run."""
+    entry = MODELS[name]
+    shape = entry.inputs(1)[0].shape[1:]
+    with torch.device("meta"):
+        model, x = entry.build(_Recorder()), torch.empty(batch, *shape)
+    found = []
+
+    def hook(module, inputs, output, name):
+        kind = next(kind for cls, kind in KINDS.items() if isinstance(module, cls))
+        config = tuple(getattr(module, f) for f in CONFIG_FIELDS[kind])
+        if kind == "max_pool":
+            config = tuple((v, v) if isinstance(v, int) else v for v in config)
+        epilogue = getattr(module, "epilogue", "")
+        found.append((name, Layer(kind, tuple(inputs[0].shape), tuple(output.shape), config, epilogue, not found)))
+
+    for path, module in model.named_modules():
+        if isinstance(module, tuple(KINDS)):
+            module.register_forward_hook(lambda m, i, o, path=path: hook(m, i, o, path))
+    model(x)
+    return found
+
+
+def distinct(layers: list[tuple[str, Layer]]) -> list[Use]:
+    first, count = {}, {}
+    for name, layer in layers:
+        first.setdefault(layer, name)
+        count[layer] = count.get(layer, 0) + 1
+    return [Use(layer, name, count[layer]) for layer, name in first.items()]
+
+
+def model_cost(name: str, batch: int, mode: str, itemsize: int) -> tuple[int, int]:
+    """(operations, bytes) of one inference or of one training step's forward and backward."""
+    flops = moved = 0
+    for _, layer in model_layers(name, batch):
+        for backward in (False, True) if mode == "train" else (False,):
+            flops += layer.flops(backward)
+            moved += layer.bytes(itemsize, backward)
+    return flops, moved

@@ -1,0 +1,154 @@
+"""results.json: one row per engine, and the machine. Everything printed or drawn is computed from it."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from .peers import BASELINE, ENGINES, PEERS
+
+SCHEMA = 1
+MODES = {"models": ("inference", "train"), "kernels": ("forward", "backward")}
+
+
+@dataclass
+class Row:
+    suite: str  # models or kernels
+    name: str  # a model, or model/layer
+    mode: str  # inference or train; forward or backward
+    dtype: str
+    batch: int
+    engine: str
+    median_ms: float | None = None
+    p20_ms: float | None = None
+    p80_ms: float | None = None
+    gflops: float | None = None  # GFLOP/s, for what is bound by arithmetic
+    gbps: float | None = None  # GB/s, for what is bound by memory
+    share_of_ceiling: float | None = None
+    peak_mem_mb: float | None = None
+    rel_err: float | None = None
+    tolerance: float | None = None
+    passed: bool | None = None  # the output was within the tolerance
+    error: str | None = None
+    flops: int | None = None
+    bytes: int | None = None
+    rounds: int = 0
+    repeats: int = 1  # how often the model runs this layer
+    label: str = ""
+
+    @property
+    def case(self) -> tuple:
+        """What rows that may be compared share."""
+        return self.suite, self.name, self.mode, self.dtype, self.batch
+
+    @property
+    def comparable(self) -> bool:
+        return self.median_ms is not None and self.passed is True
+
+
+@dataclass
+class Results:
+    machine: dict
+    settings: dict
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    schema: int = SCHEMA
+
+    def save(self, path: Path):
+        path.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
+
+    @classmethod
+    def decode(cls, data, origin) -> "Results":
+        problems = validate(data)
+        if problems:
+            raise ValueError(f"{origin} is no results file of schema {SCHEMA}: {problems[0]}")
+        return cls(**{**data, "rows": [Row(**row) for row in data["rows"]]})
+
+    @classmethod
+    def load(cls, path: Path) -> "Results":
+        try:
+            return cls.decode(json.loads(Path(path).read_text()), path)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is no JSON: {error}") from None
+
+    def cases(self, suite: str) -> dict[tuple, list[Row]]:
+        """Rows by case, in the order of the run."""
+        grouped = {}
+        for row in self.rows:
+            if row.suite == suite:
+                grouped.setdefault(row.case, []).append(row)
+        return grouped
+
+
+def validate(data) -> list[str]:
+    """What is wrong with a decoded results.json, in words; empty where nothing is."""
+    if not isinstance(data, dict):
+        return ["it is no object"]
+    problems = [f"{key} is missing" for key in ("schema", "machine", "settings", "rows") if key not in data]
+    if problems:
+        return problems
+    if data["schema"] != SCHEMA:
+        return [f"schema is {data['schema']!r}, expected {SCHEMA}"]
+    known = {f.name for f in fields(Row)}
+    for i, row in enumerate(data["rows"]):
+        missing = {"suite", "name", "mode", "dtype", "batch", "engine"} - row.keys()
+        if missing or row.keys() - known:
+            problems.append(f"row {i}: missing {sorted(missing)}, unknown {sorted(row.keys() - known)}")
+        elif row["suite"] not in MODES or row["mode"] not in MODES[row["suite"]]:
+            problems.append(f"row {i}: suite {row['suite']!r}, mode {row['mode']!r}")
+        elif row.get("median_ms") is None and not row.get("error"):
+            problems.append(f"row {i}: neither a time nor an error")
+    return problems
+
+
+def speedup(row: Row | None, baseline: Row | None) -> float | None:
+    """How many times faster `row` is than `baseline`; None unless both passed their check."""
+    if row is None or baseline is None or not (row.comparable and baseline.comparable):
+        return None
+    return baseline.median_ms / row.median_ms
+
+
+def find(rows: list[Row], engine: str) -> Row | None:
+    return next((row for row in rows if row.engine == engine), None)
+
+
+def best(rows: list[Row], engines: list[str]) -> Row | None:
+    """The fastest of these engines whose output passed."""
+    candidates = [row for row in rows if row.engine in engines and row.comparable]
+    return min(candidates, key=lambda row: row.median_ms, default=None)
+
+
+def against_baseline(rows: list[Row], row: Row) -> float | None:
+    return speedup(row, find(rows, BASELINE))
+
+
+def against_best_peer(rows: list[Row], row: Row) -> float | None:
+    return speedup(row, best(rows, PEERS))
+
+
+def engine_label(name: str) -> str:
+    return ENGINES[name].label if name in ENGINES else name
+
+
+def row_from(measurement, case_fields: dict, cost: tuple[int, int], ceilings: dict, bound: str) -> Row:
+    """A measurement with the operations and bytes that its time is divided by. `bound`: "flops" or "bytes"."""
+    flops, moved = cost
+    row = Row(engine=measurement.engine, **case_fields, flops=flops, bytes=moved)
+    row.rounds = len(measurement.turns_ms)
+    row.error = measurement.error
+    row.peak_mem_mb = measurement.peak_mem_mb
+    row.rel_err = measurement.info.get("rel_err")
+    row.tolerance = measurement.info.get("tolerance")
+    row.passed = measurement.info.get("passed")
+    row.median_ms, row.p20_ms, row.p80_ms = (measurement.percentile(q) for q in (50, 20, 80))
+    if row.passed is False and row.error is None:
+        shown = "not finite" if row.rel_err is None else f"{row.rel_err:.1e}"
+        row.error = f"check failed: error {shown}, allowed {row.tolerance:.1e}"
+    if row.median_ms is not None:
+        ceiling = ceilings.get(row.dtype if bound == "flops" else "gbps")
+        rate = (flops if bound == "flops" else moved) / row.median_ms / 1e6
+        if bound == "flops":
+            row.gflops = rate
+        else:
+            row.gbps = rate
+        row.share_of_ceiling = rate / ceiling if ceiling else None
+    return row
