@@ -17,6 +17,17 @@ def _last(*shape: int) -> torch.Tensor:
 # operator -> samples: functions that give the operator's positional arguments.
 OPCHECK = {
     "activation": [lambda: (torch.randn(3, 5, requires_grad=True), "silu", 0.0)],
+    "activation_": [lambda: (torch.randn(3, 5), "relu", 0.0)],
+    "softmax": [lambda: (torch.randn(3, 5, requires_grad=True), 1, False)],
+    "softmax_bwd": [lambda: (torch.randn(3, 5), torch.rand(3, 5, requires_grad=True), 1, False)],
+    "cross_entropy": [
+        lambda: (torch.randn(3, 5, requires_grad=True), torch.tensor([0, 1, 4]), torch.rand(5), 1, -100, 0.1),
+        lambda: (torch.randn(3, 5, requires_grad=True), torch.rand(3, 5, requires_grad=True), None, 0, -100, 0.0),
+    ],
+    "cross_entropy_bwd": [
+        lambda: (torch.ones(()), torch.randn(3, 5), torch.tensor([0, 1, 4]), None, torch.ones(7), 1, -100, 0.0, False)
+    ],
+    "dropout": [lambda: (torch.randn(3, 5, requires_grad=True), torch.tensor([1, 2]), 0.5)],
     "activation_bwd": [lambda: (torch.randn(3, 5), torch.randn(3, 5, requires_grad=True), "silu", 0.0)],
     "channel_sum": [lambda: (_wants(3, 5),), lambda: (_wants(2, 3, 4, 5),)],
     "linear": [
@@ -38,6 +49,20 @@ OPCHECK = {
     ],
     "conv_transpose2d": [
         lambda: (_wants(2, 4, 3, 3), _wants(4, 3, 3, 3), _wants(6), [2, 2], [1, 1], [1, 0], [1, 1], 2, "relu")
+    ],
+    "attention": [
+        lambda: (*(_wants(2, 2, 5, 4) for _ in range(3)), None, None, True, 0.5, 0.0),
+        lambda: (
+            *(_wants(2, 4, 5, 4), _wants(2, 7, 2, 4).transpose(1, 2), _wants(2, 2, 7, 3)),
+            *(_wants(1, 4, 1, 7), torch.tensor([1, 2]), False, 0.5, 0.25),
+        ),
+        lambda: (*(_wants(2, 2, 5, 4) for _ in range(3)), torch.ones(2, 1, 5, 5).bool(), None, False, 0.5, 0.0),
+    ],
+    "attention_bwd": [
+        lambda: (
+            *(_wants(2, 2, 5, 4) for _ in range(4)),
+            *(_wants(1, 2, 5, 5), None, torch.randn(2, 2, 5, 4), torch.randn(2, 2, 5, 2), False, 0.5, 0.0, True),
+        )
     ],
     "layer_norm": [lambda: (_wants(3, 5), _wants(5), _wants(5), 1, 1e-5), lambda: (_wants(3, 5), None, None, 2, 1e-5)],
     "layer_norm_bwd": [

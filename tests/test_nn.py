@@ -19,7 +19,39 @@ SAMPLES = {
     torch.nn.Conv2d: ((4, 6, 3), lambda: torch.randn(2, 4, 7, 8)),
     torch.nn.ConvTranspose1d: ((4, 6, 3), lambda: torch.randn(2, 4, 9)),
     torch.nn.ConvTranspose2d: ((4, 6, 3), lambda: torch.randn(2, 4, 5, 6)),
-    torch.nn.SiLU: ((), lambda: torch.randn(2, 3)),
+    **{
+        layer: ((), lambda: torch.randn(2, 3))
+        for layer in (
+            torch.nn.ReLU,
+            torch.nn.ReLU6,
+            torch.nn.LeakyReLU,
+            torch.nn.ELU,
+            torch.nn.GELU,
+            torch.nn.SiLU,
+            torch.nn.Sigmoid,
+            torch.nn.Tanh,
+            torch.nn.Hardsigmoid,
+            torch.nn.Hardswish,
+            torch.nn.Softplus,
+            torch.nn.Mish,
+            torch.nn.Dropout,
+        )
+    },
+    torch.nn.Softmax: ((1,), lambda: torch.randn(2, 3)),
+    torch.nn.LogSoftmax: ((1,), lambda: torch.randn(2, 3)),
+    torch.nn.CrossEntropyLoss: ((), lambda: (torch.randn(4, 3), torch.tensor([0, 2, 1, 1]))),
+    torch.nn.MultiheadAttention: ((12, 3), lambda: tuple(torch.randn(s, 2, 12) for s in (5, 7, 7))),
+    torch.nn.TransformerEncoderLayer: ((12, 3, 20), lambda: torch.randn(5, 2, 12)),
+    torch.nn.TransformerDecoderLayer: ((12, 3, 20), lambda: (torch.randn(5, 2, 12), torch.randn(7, 2, 12))),
+    torch.nn.TransformerEncoder: (
+        (torch.nn.TransformerEncoderLayer(12, 2, 20, batch_first=True), 2),
+        lambda: torch.randn(5, 2, 12),
+    ),
+    torch.nn.TransformerDecoder: (
+        (torch.nn.TransformerDecoderLayer(12, 3, 20), 2),
+        lambda: (torch.randn(5, 2, 12), torch.randn(7, 2, 12)),
+    ),
+    torch.nn.Transformer: ((12, 2, 1, 1, 20), lambda: (torch.randn(5, 2, 12), torch.randn(7, 2, 12))),
     torch.nn.LayerNorm: ((6,), lambda: torch.randn(4, 6)),
     torch.nn.RMSNorm: ((6,), lambda: torch.randn(4, 6)),
     torch.nn.GroupNorm: ((3, 6), lambda: torch.randn(2, 6, 5, 4)),
@@ -44,6 +76,10 @@ def pair(request):
     return theirs.eval(), ours.eval(), make
 
 
+def _call(layer, x):
+    return layer(*x) if isinstance(x, tuple) else layer(x)
+
+
 def _first(value):
     return value[0] if isinstance(value, tuple) else value
 
@@ -57,7 +93,7 @@ def test_layer_is_a_torch_layer_of_the_same_name(pair):
 def test_layer_computes_what_torchs_does(pair):
     theirs, ours, make = pair
     x = make()
-    torch.testing.assert_close(_first(ours(x)), _first(theirs(x)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(_first(_call(ours, x)), _first(_call(theirs, x)), rtol=1e-4, atol=1e-5)
 
 
 def test_state_dict_goes_both_ways(pair):
@@ -69,10 +105,10 @@ def test_state_dict_goes_both_ways(pair):
 def test_layer_deepcopies_and_pickles(pair):
     _, ours, make = pair
     x = make()
-    expected = _first(ours(x))
+    expected = _first(_call(ours, x))
     for twin in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
         assert type(twin) is type(ours)
-        assert torch.equal(_first(twin(x)), expected)
+        assert torch.equal(_first(_call(twin, x)), expected)
 
 
 def test_hooks_run(pair):
@@ -80,18 +116,18 @@ def test_hooks_run(pair):
     seen = []
     ours.register_forward_pre_hook(lambda module, args: seen.append("before"))
     ours.register_forward_hook(lambda module, args, out: seen.append("after"))
-    ours(make())
+    _call(ours, make())
     assert seen == ["before", "after"]
 
 
 def test_layer_follows_to_double(pair):
     theirs, ours, make = pair
     x = make()
-    x = x.double() if x.is_floating_point() else x
-    torch.testing.assert_close(_first(ours.double()(x)), _first(theirs.double()(x)))
+    x = tuple(v.double() if v.is_floating_point() else v for v in (x if isinstance(x, tuple) else (x,)))
+    torch.testing.assert_close(_first(_call(ours.double(), x)), _first(_call(theirs.double(), x)))
 
 
-@pytest.mark.parametrize("name", ["Sequential", "ModuleList", "Parameter", "Transformer", "init", "utils", "Bilinear"])
+@pytest.mark.parametrize("name", ["Sequential", "ModuleList", "Parameter", "PairwiseDistance", "init", "utils", "Bilinear"])
 def test_other_names_are_torchs(name):
     assert getattr(nn, name) is getattr(torch.nn, name)
 

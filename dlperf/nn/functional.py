@@ -4,29 +4,83 @@ from __future__ import annotations
 
 import torch.nn.functional as _torch_functional
 
-from ..ops.activation import relu, silu
+from ..ops.activation import (
+    elu,
+    gelu,
+    hardsigmoid,
+    hardswish,
+    leaky_relu,
+    mish,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
+from ..ops.attention import scaled_dot_product_attention
+from ..ops.batch_norm import batch_norm
 from ..ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
+from ..ops.cross_entropy import cross_entropy
+from ..ops.dropout import dropout
 from ..ops.group_norm import group_norm, instance_norm
 from ..ops.layer_norm import layer_norm, rms_norm
 from ..ops.matmul import addmm, baddbmm, bmm, linear, matmul, mm
+from ..ops.multi_head_attention import multi_head_attention_forward
+from ..ops.pool import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    max_pool1d,
+    max_pool2d,
+)
+from ..ops.softmax import log_softmax, softmax
 
 __all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
     "addmm",
+    "avg_pool1d",
+    "avg_pool2d",
     "baddbmm",
+    "batch_norm",
     "bmm",
     "conv1d",
     "conv2d",
     "conv_transpose1d",
     "conv_transpose2d",
+    "cross_entropy",
+    "dropout",
+    "elu",
+    "gelu",
     "group_norm",
+    "hardsigmoid",
+    "hardswish",
     "instance_norm",
     "layer_norm",
+    "leaky_relu",
     "linear",
+    "log_softmax",
     "matmul",
+    "max_pool1d",
+    "max_pool2d",
+    "mish",
     "mm",
+    "multi_head_attention_forward",
     "relu",
+    "relu6",
     "rms_norm",
+    "scaled_dot_product_attention",
+    "sigmoid",
     "silu",
+    "softmax",
+    "softplus",
+    "tanh",
 ]
 
 

@@ -1,5 +1,31 @@
 """Operators: argument checks, gradients and torch.library registration, a file per family."""
 
-from . import activation, channel_sum, conv, group_norm, layer_norm, matmul
+from . import (
+    activation,
+    attention,
+    batch_norm,
+    channel_sum,
+    conv,
+    cross_entropy,
+    dropout,
+    group_norm,
+    layer_norm,
+    matmul,
+    pool,
+    softmax,
+)
 
-__all__ = ["activation", "channel_sum", "conv", "group_norm", "layer_norm", "matmul"]
+__all__ = [
+    "activation",
+    "attention",
+    "batch_norm",
+    "channel_sum",
+    "conv",
+    "cross_entropy",
+    "dropout",
+    "group_norm",
+    "layer_norm",
+    "matmul",
+    "pool",
+    "softmax",
+]

@@ -179,6 +179,13 @@ def _with_layout_of(pattern, result):
     return tuple(r if p is None else _with_layout_of(p, r) for p, r in zip(pattern, result, strict=True))
 
 
+def plain(*tensors: Tensor) -> bool:
+    """Whether nothing but eager torch sees these tensors: exact types, no mode, no transform, not compiling."""
+    if torch.compiler.is_compiling() or _dispatch_modes() or _function_modes() or _functorch_level() is not None:
+        return False
+    return all((type(t) is Tensor or type(t) is Parameter) and not t.is_neg() for t in tensors)
+
+
 def save_inputs(ctx, args, output) -> None:
     """A ``setup`` that keeps every argument: tensors where autograd can see them, the rest in ``ctx.rest``."""
     ctx.save_for_backward(*(a for a in args if isinstance(a, Tensor)))

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._library import FLOATS, C, load_error
+from ._library import FLOATS, C, load_error, why_not_dtype
 from .activation import *  # noqa: F403
+from .attention import *  # noqa: F403
+from .batch_norm import *  # noqa: F403
+from .batch_norm import BATCH_NORM_RULES
 from .channel_sum import *  # noqa: F403
 from .conv import *  # noqa: F403
+from .cross_entropy import *  # noqa: F403
+from .dropout import *  # noqa: F403
 from .group_norm import *  # noqa: F403
 from .group_norm import GROUP_NORM_RULES
 from .layer_norm import *  # noqa: F403
 from .layer_norm import LAYER_NORM_RULES
 from .matmul import *  # noqa: F403
+from .pool import *  # noqa: F403
+from .pool import POOL_RULES
+from .softmax import *  # noqa: F403
 
 # Operators with a rule of their own beside "same floating dtype": name -> why_not(*args).
-SPECIAL_RULES: dict = {}
+SPECIAL_RULES: dict = {
+    "cross_entropy": why_not_cross_entropy,  # noqa: F405
+    "cross_entropy_bwd": why_not_cross_entropy_bwd,  # noqa: F405
+    "dropout": why_not_dropout,  # noqa: F405
+    "attention": why_not_attention,  # noqa: F405
+    "attention_bwd": why_not_attention_bwd,  # noqa: F405
+}
+SPECIAL_RULES.update(BATCH_NORM_RULES)
+SPECIAL_RULES.update(POOL_RULES)
 SPECIAL_RULES.update(LAYER_NORM_RULES)
 SPECIAL_RULES.update(GROUP_NORM_RULES)
 
@@ -45,11 +61,6 @@ def same_floating_dtype(args) -> str | None:
             elif arg.dtype is not dtype:
                 return "the tensors' dtypes differ"
     return None
-
-
-def why_not_dtype(dtype) -> str | None:
-    """None for the dtypes that the kernels store, else the reason."""
-    return None if dtype in FLOATS else f"the kernels have no {str(dtype).removeprefix('torch.')}"
 
 
 def available() -> str | None:

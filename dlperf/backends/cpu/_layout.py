@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._library import C
+
 
 def dense_like(x: Tensor, pattern: Tensor) -> Tensor:
     """x with pattern's strides (same shape), x itself where it has them."""
@@ -12,3 +14,24 @@ def dense_like(x: Tensor, pattern: Tensor) -> Tensor:
         return x
     out = torch.empty_strided(pattern.shape, pattern.stride(), dtype=x.dtype, device=x.device)
     return out.copy_(x)
+
+
+def dense_in(x: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """x with memory of that format (contiguous, channels_last, channels_last_3d), x itself where it has it."""
+    if x.is_contiguous(memory_format=memory_format):
+        return x
+    other = torch.channels_last if memory_format is torch.contiguous_format else torch.contiguous_format
+    if x.dim() != 4 or x.itemsize not in (2, 4) or not x.is_contiguous(memory_format=other):
+        return x.contiguous(memory_format=memory_format)
+    out = torch.empty(x.shape, dtype=x.dtype, memory_format=memory_format)
+    n, c, h, w = x.shape
+    rows, cols = (h * w, c) if other is torch.channels_last else (c, h * w)
+    C.transpose(x.data_ptr(), out.data_ptr(), n, rows, cols, x.itemsize)
+    return out
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether x's elements fill one block of memory, each once, in whatever order of dimensions."""
+    if x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
+        return True
+    return torch.empty_like(x).stride() == x.stride()

@@ -19,3 +19,8 @@ except ImportError as error:
 
 # dtype -> the code that csrc/cpu/dtype.h gives it.
 FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+def why_not_dtype(dtype) -> str | None:
+    """None for the dtypes that the kernels store, else the reason."""
+    return None if dtype in FLOATS else f"the kernels have no {str(dtype).removeprefix('torch.')}"

@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...ops.activation import KINDS, activation_empty
-from ._layout import dense_like
+from ._layout import dense_like, is_dense
 from ._library import FLOATS, C
 
 _CODE = {kind: code for code, kind in enumerate(KINDS)}
@@ -14,6 +14,13 @@ def activation(x: Tensor, kind: str, param: float) -> Tensor:
     x = dense_like(x, y)
     C.activation_forward(FLOATS[x.dtype], _CODE[kind], param, x.numel(), x.data_ptr(), y.data_ptr())
     return y
+
+
+def activation_(x: Tensor, kind: str, param: float) -> None:
+    if is_dense(x):
+        C.activation_forward(FLOATS[x.dtype], _CODE[kind], param, x.numel(), x.data_ptr(), x.data_ptr())
+    else:
+        x.copy_(activation(x, kind, param))
 
 
 def activation_bwd(gy: Tensor, x: Tensor, kind: str, param: float) -> Tensor:

@@ -7,11 +7,17 @@ derivative of any order.
 from __future__ import annotations
 
 from .activation import *  # noqa: F403
+from .attention import *  # noqa: F403
+from .batch_norm import *  # noqa: F403
 from .channel_sum import *  # noqa: F403
 from .conv import *  # noqa: F403
+from .cross_entropy import *  # noqa: F403
+from .dropout import *  # noqa: F403
 from .group_norm import *  # noqa: F403
 from .layer_norm import *  # noqa: F403
 from .matmul import *  # noqa: F403
+from .pool import *  # noqa: F403
+from .softmax import *  # noqa: F403
 
 
 def why_not(op: str, *args) -> str | None:

@@ -53,7 +53,7 @@ _DERIVATIVE = {
     "none": lambda x, p: torch.ones_like(x),
     "relu": lambda x, p: (x > 0).to(x.dtype),
     "relu6": lambda x, p: _between(x, 0, 6),
-    "leaky_relu": lambda x, p: torch.where(x > 0, 1.0, p).to(x.dtype),
+    "leaky_relu": lambda x, p: torch.where(x > 0, 1.0, torch.full_like(x, p)),
     "elu": lambda x, p: torch.where(x > 0, 1.0, p * torch.exp(x.clamp(max=0))),
     "gelu": lambda x, p: _gelu_grad(x),
     "gelu_tanh": lambda x, p: _gelu_tanh_grad(x),
@@ -69,6 +69,10 @@ _DERIVATIVE = {
 
 def activation(x: Tensor, kind: str, param: float) -> Tensor:
     return _FORWARD[kind](x, param)
+
+
+def activation_(x: Tensor, kind: str, param: float) -> None:
+    x.copy_(_FORWARD[kind](x, param))
 
 
 def activation_bwd(gy: Tensor, x: Tensor, kind: str, param: float) -> Tensor:

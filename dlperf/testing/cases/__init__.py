@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from ._case import Case, Maker
 from .activation import CASES as _activation
+from .attention import CASES as _attention
+from .batch_norm import CASES as _batch_norm
 from .conv import CASES as _conv
+from .cross_entropy import CASES as _cross_entropy
 from .group_norm import CASES as _group_norm
 from .layer_norm import CASES as _layer_norm
 from .matmul import CASES as _matmul
+from .pool import CASES as _pool
+from .softmax import CASES as _softmax
 
 FAMILIES: dict[str, list[Case]] = {
     "activation": _activation,
-    "conv": _conv,
+    "softmax": _softmax,
+    "cross_entropy": _cross_entropy,
+    "attention": _attention,
     "matmul": _matmul,
+    "conv": _conv,
+    "batch_norm": _batch_norm,
+    "pool": _pool,
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
 }
