@@ -189,8 +189,8 @@ def scaling(results: Results):
 def layers(results: Results, dtype: str):
     """Each distinct layer's time beside torch's, forward and backward; None where no kernels of the dtype ran."""
     cases = {key: rows for key, rows in results.cases("kernels").items() if key[3] == dtype}
-    modes = [m for m in ("forward", "backward") if any(key[2] == m for key in cases)]
-    if not modes:
+    modes = [m for m in MODES["kernels"] if any(key[2] == m for key in cases)]
+    if not any(speedup(find(rows, "dlperf"), find(rows, BASELINE)) for rows in cases.values()):
         return None
     labels = {key[1]: rows[0].label for key, rows in cases.items()}
     names = list(labels)

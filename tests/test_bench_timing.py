@@ -63,12 +63,7 @@ def wrong_job():
 
 
 def entry(name, engine=None):
-    return Entry(engine or name, f"test_bench_timing:{name}_job", {})
-
-
-@pytest.fixture(autouse=True)
-def _jobs_are_importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return Entry(engine or name, f"{__name__}:{name}_job", {})
 
 
 def test_engines_take_turns_and_each_gets_every_round():
@@ -130,7 +125,7 @@ def test_kept_workers_are_reused_and_replaced_when_dead():
 def test_methods_of_a_job_can_be_called_and_the_environment_is_passed_on():
     engine = Engine("x", env={"DLPERF_TEST_VARIABLE": "1"}, threads=1)
     try:
-        engine.ask(60, do="setup", job="test_bench_timing:good_job", args={})
+        engine.ask(60, do="setup", job=f"{__name__}:good_job", args={})
         assert engine.ask(60, do="call", method="double", args={"x": 21})["value"] == 42
         with pytest.raises(EngineError, match="AttributeError"):
             engine.ask(60, do="no_such_request")

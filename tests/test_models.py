@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from helpers import shapes, stored_shapes, torchvision
 
 import dlperf.nn
 from dlperf.benchmarks.engines import rel_err
 from dlperf.benchmarks.models import MODELS, seeded
 from dlperf.benchmarks.models.resnet import fuses_epilogue, resnet18, resnet50, resnet_digits
+
+from .helpers import shapes, stored_shapes, torchvision
 
 RESNETS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
@@ -63,13 +64,13 @@ def test_which_namespaces_fuse():
     assert not fuses_epilogue(torch.nn.BatchNorm2d)
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("size", [32, 65])
+# In training the last stage's batch norm needs more than a handful of values, or it amplifies any rounding.
+@pytest.mark.parametrize(("training", "size"), [(False, 33), (True, 97)])
 def test_dlperf_namespace_computes_the_same(training, size):
     plain = seeded("resnet18").train(training)
     fused = seeded("resnet18", dlperf.nn).train(training)
     truth = seeded("resnet18").double().train(training)
-    x = torch.randn(2, 3, size, size)
+    x = torch.randn(4, 3, size, size)
     with torch.no_grad():
         expected = truth(x.double())
         error, torch_error = rel_err(fused(x), expected), rel_err(plain(x), expected)
