@@ -74,6 +74,23 @@ OPCHECK = {
     "group_norm_bwd": [
         lambda: (_wants(2, 6, 4), _wants(2, 6, 4), _wants(6), _wants(6), torch.ones(2, 6), 3, 1e-5, "silu", [True] * 3)
     ],
+    "diffusion_step": [
+        lambda: (
+            _wants(2, 3, 4),
+            _wants(2, 3, 4),
+            None,
+            None,
+            None,
+            torch.tensor([1, 2]),
+            [1.0, -0.5, 2.0, 0.5, 0.4, 0.1, 0.0, 0.3, 1.0],
+            0,
+            3,
+            True,
+        )
+    ],
+    "add_noise": [
+        lambda: (_wants(2, 3), _wants(2, 3), torch.rand(5, dtype=torch.float64), torch.tensor([1, 4]), False)
+    ],
 }
 
 

@@ -127,7 +127,9 @@ def test_layer_follows_to_double(pair):
     torch.testing.assert_close(_first(_call(ours.double(), x)), _first(_call(theirs.double(), x)))
 
 
-@pytest.mark.parametrize("name", ["Sequential", "ModuleList", "Parameter", "PairwiseDistance", "init", "utils", "Bilinear"])
+@pytest.mark.parametrize(
+    "name", ["Sequential", "ModuleList", "Parameter", "PairwiseDistance", "init", "utils", "Bilinear"]
+)
 def test_other_names_are_torchs(name):
     assert getattr(nn, name) is getattr(torch.nn, name)
 

@@ -31,3 +31,4 @@ void bind_random(py::module_& m);
 void bind_attention(py::module_& m);
 void bind_row_norm(py::module_& m);
 void bind_group_norm(py::module_& m);
+void bind_diffusion(py::module_& m);

@@ -14,4 +14,5 @@ PYBIND11_MODULE(_C, m) {
     bind_random(m);
     bind_row_norm(m);
     bind_group_norm(m);
+    bind_diffusion(m);
 }

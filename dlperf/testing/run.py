@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from ..diffusion import functional as diffusion_functional
 from ..errors import BackendError
 from ..nn import functional
 from .cases import Case, Maker
@@ -37,6 +38,11 @@ class Outcome:
         return {name: c for name, c in self.comparisons.items() if not c.ok}
 
 
+def _public(name: str):
+    module, _, function = name.rpartition(".")
+    return getattr(diffusion_functional if module == "diffusion" else functional, function)
+
+
 def _tensors(args: tuple, kwargs: dict) -> list[Tensor]:
     return [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
 
@@ -59,7 +65,7 @@ def _clone(value):
 def _call(case: Case, args: tuple, kwargs: dict, backend: str, with_gradients: bool):
     """Outputs, the gradients by argument, and the state that the call left in its tensors."""
     with backends.backend(backend), backends.trace() as calls:
-        outputs = getattr(functional, case.function)(*args, **kwargs)
+        outputs = _public(case.function)(*args, **kwargs)
         outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         gradients: list[Tensor | None] = []
         inputs = [t for t in _tensors(args, kwargs) if t.requires_grad]

@@ -12,6 +12,8 @@ from .batch_norm import BATCH_NORM_RULES
 from .channel_sum import *  # noqa: F403
 from .conv import *  # noqa: F403
 from .cross_entropy import *  # noqa: F403
+from .diffusion import *  # noqa: F403
+from .diffusion import DIFFUSION_RULES
 from .dropout import *  # noqa: F403
 from .group_norm import *  # noqa: F403
 from .group_norm import GROUP_NORM_RULES
@@ -34,6 +36,7 @@ SPECIAL_RULES.update(BATCH_NORM_RULES)
 SPECIAL_RULES.update(POOL_RULES)
 SPECIAL_RULES.update(LAYER_NORM_RULES)
 SPECIAL_RULES.update(GROUP_NORM_RULES)
+SPECIAL_RULES.update(DIFFUSION_RULES)
 
 
 def why_not(op: str, *args) -> str | None:

@@ -12,6 +12,7 @@ from .batch_norm import *  # noqa: F403
 from .channel_sum import *  # noqa: F403
 from .conv import *  # noqa: F403
 from .cross_entropy import *  # noqa: F403
+from .diffusion import *  # noqa: F403
 from .dropout import *  # noqa: F403
 from .group_norm import *  # noqa: F403
 from .layer_norm import *  # noqa: F403

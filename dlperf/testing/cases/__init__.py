@@ -8,6 +8,7 @@ from .attention import CASES as _attention
 from .batch_norm import CASES as _batch_norm
 from .conv import CASES as _conv
 from .cross_entropy import CASES as _cross_entropy
+from .diffusion import CASES as _diffusion
 from .group_norm import CASES as _group_norm
 from .layer_norm import CASES as _layer_norm
 from .matmul import CASES as _matmul
@@ -25,6 +26,7 @@ FAMILIES: dict[str, list[Case]] = {
     "pool": _pool,
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
+    "diffusion": _diffusion,
 }
 
 __all__ = ["FAMILIES", "Case", "Maker", "all_cases"]
