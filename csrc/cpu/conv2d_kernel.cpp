@@ -119,6 +119,7 @@ void pack_all(const Problem& p, const void* w, const PackPlan& plan, float* pack
 // ---- One thread's row blocks ----
 
 constexpr int64_t kTableBytes = 160 << 10;
+constexpr int64_t kPanelRows = 2048;  // pixels up to which weights are packed panel by panel
 
 // The most rows of any block: what the tables below are sized for.
 int64_t rows_per_block(const Problem& p, int64_t rows, int64_t taps) {
@@ -133,6 +134,7 @@ struct Scratch {
     int64_t* out;
     float* acc;
     char* slab;
+    float* panel;
 };
 
 int64_t slab_rows(const Problem& p, int64_t rows) {
@@ -145,13 +147,15 @@ int64_t slab_rows(const Problem& p, int64_t rows) {
     return images * min64(src_h, ceil_div(rows, max64(1, grid_w)) * (p.forward ? stride_h : 1) + span);
 }
 
-Scratch take_scratch(const Problem& p, Arena& arena) {
+Scratch take_scratch(const Problem& p, Arena& arena, bool prepacked) {
     const int64_t rows = kBlocks.rows;
     Scratch t;
     t.rows = arena.take<const char*>(max64(kTableBytes / 8, kBlocks.row_step * p.all_taps));
-    t.out = arena.take<int64_t>(rows);
+    t.out = arena.take<int64_t>(max64(rows, kPanelRows));
     t.acc = arena.take<float>(rows * kPanel);
     t.slab = arena.take<char>(p.slab ? slab_rows(p, rows) * p.slab_w * p.src_c * p.src_size : 0);
+    t.panel = arena.take<float>(
+        prepacked || p.slab || p.s.groups > 1 ? 0 : packed_floats(p.all_taps, p.run, kPanel, p.pairs));
     return t;
 }
 
@@ -243,73 +247,137 @@ Buffers take_buffers(const Problem& p, Arena& arena, bool prepacked) {
     return b;
 }
 
+struct Call {
+    const Problem& p;
+    const float* packed;
+    const Buffers& buffers;
+    const char* src;
+    char* dst;
+    const char* residual;
+    bool has_bias;
+    Epilogue epilogue;
+};
+
+// Columns [n0, n1) of group g for the rows in `block`. Packed weights and n0 count from column `origin`.
+void run_columns(const Call& c, const RowBlock& block, int64_t g, int64_t first_tap, int64_t taps, const float* packed,
+                 int64_t origin, int64_t n0, int64_t n1, float* acc) {
+    const Problem& p = c.p;
+    const int64_t size = dtype_size(p.s.dtype), column = g * p.n + origin;
+    Epilogue e = c.epilogue;
+    e.out = c.dst + column * size;
+    e.residual = c.residual ? c.residual + column * size : nullptr;
+    Product product = {};
+    product.pairs = p.pairs;
+    product.taps = taps;
+    product.run = p.run;
+    product.a_offset = g * p.run * p.src_size;
+    product.first_tap = first_tap;
+    product.all_taps = p.all_taps;
+    product.b = packed;
+    product.n = p.n - origin;
+    product.epilogue = &e;
+    product.bias_col = c.has_bias ? c.buffers.bias + g * padded_bias(p.n) + origin : nullptr;
+    run_rows(product, block, n0, n1, acc);
+}
+
+// All phases on weights packed beforehand: threads divide pixels and panels of every phase.
+void run_phases(const Call& c, int64_t team, int64_t me, const Scratch& t) {
+    const Problem& p = c.p;
+    const int64_t all_panels = p.s.groups * p.panels();
+    int64_t first_tap = 0;
+    for (int64_t ph = 0; ph < p.h.phases; ++ph) {
+        for (int64_t pw = 0; pw < p.w.phases; ++pw) {
+            const int64_t rows = p.rows(ph, pw), taps = p.h.taps(ph) * p.w.taps(pw);
+            const Grid grid = row_grid(rows, all_panels, p.src_c * p.src_size, taps * p.run * kPanel * 4, team);
+            const bool works = rows > 0 && me < grid.m * grid.n;
+            const Range m = works ? split(rows, grid.m, me / grid.n, kPanelMr) : Range{0, 0};
+            const Range panels = works ? split(all_panels, grid.n, me % grid.n) : Range{0, 0};
+            const int64_t step = rows_per_block(p, max64(1, m.end - m.begin), taps);
+            for (int64_t i = m.begin; i < m.end && panels.begin < panels.end; i += step) {
+                const int64_t count = min64(step, m.end - i);
+                fill_rows(p, c.src, c.buffers.zero, ph, pw, i, count, t);
+                const RowBlock block = {t.rows, count, count, t.out, t.out, nullptr};
+                for (int64_t at = panels.begin; at < panels.end;) {
+                    const int64_t g = at / p.panels(), end = min64(panels.end, (g + 1) * p.panels());
+                    const int64_t n0 = (at - g * p.panels()) * kPanel, n1 = (end - g * p.panels()) * kPanel;
+                    run_columns(c, block, g, first_tap, taps, c.packed + g * p.pack_step(), 0, n0, min64(n1, p.n),
+                                t.acc);
+                    at = end;
+                }
+            }
+            first_tap += taps;
+        }
+    }
+}
+
+// Few pixels under many weights: each thread packs a panel, uses it while it is in L2, and packs the next over it.
+bool packs_by_panel(const Problem& p, int64_t team) {
+    if (p.s.groups > 1 || p.slab || p.h.phases * p.w.phases > 1 || p.panels() < team) return false;
+    const int64_t rows = p.rows(0, 0);
+    return rows <= kPanelRows && rows * p.all_taps <= kTableBytes / 8 &&
+           row_grid(rows, p.panels(), p.src_c * p.src_size, p.all_taps * p.run * kPanel * 4, team).m == 1;
+}
+
+void run_panels(const Call& c, const WeightView& weight, const PackPlan& plan, Range panels, const Scratch& t) {
+    const Problem& p = c.p;
+    const int64_t rows = p.rows(0, 0), step = rows_per_block(p, rows, p.all_taps);
+    fill_rows(p, c.src, c.buffers.zero, 0, 0, 0, rows, t);
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+        const int64_t n0 = panel * kPanel;
+        WeightView part = weight;
+        part.p = static_cast<const char*>(weight.p) + n0 * weight.n_step * dtype_size(p.s.dtype);
+        part.n = min64(kPanel, weight.n - n0);
+        DLPERF_PAIRS_SWITCH(p.s.dtype, pack_weight<Pairs, T>(part, plan, t.panel, 1, 0))
+        for (int64_t i = 0; i < rows; i += step) {
+            const RowBlock block = {t.rows + i, rows, min64(step, rows - i), t.out + i, t.out + i, nullptr};
+            run_columns(c, block, 0, 0, p.all_taps, t.panel, n0, 0, part.n, t.acc);
+        }
+    }
+}
+
 void run(const Conv2dShape& s, bool forward, const void* src, const void* weight, const void* bias,
          const void* residual, void* dst, void* workspace, int64_t threads, bool prepacked) {
     Arena arena = {static_cast<char*>(workspace)};
     const Problem p = make_problem(s, forward, arena);
     if (s.n * p.h.dst * p.w.dst * p.dst_c == 0) return;
     const Buffers buffers = take_buffers(p, arena, prepacked);
-    const int64_t used = arena.used, size = dtype_size(s.dtype), padded = padded_bias(p.n);
+    const int64_t used = arena.used, size = dtype_size(s.dtype);
     const PackPlan plan = prepacked ? PackPlan{} : plan_pack(view_weight(p, weight), p.pairs, buffers.tables);
     const float* packed = prepacked ? static_cast<const float*>(weight) : buffers.pack;
     std::memset(buffers.zero, 0, size_t(max64(p.src_c, p.run) * 4 + 64));
     if (bias) {
         for (int64_t g = 0; g < s.groups; ++g) {
-            expand_bias(s.dtype, static_cast<const char*>(bias) + g * p.n * size, p.n, buffers.bias + g * padded);
+            expand_bias(s.dtype, static_cast<const char*>(bias) + g * p.n * size, p.n,
+                        buffers.bias + g * padded_bias(p.n));
         }
     }
-    Epilogue whole;
-    whole.dtype = s.dtype;
-    whole.act = s.act;
-    whole.act_param = s.act_param;
+    Call call = {p,
+                 packed,
+                 buffers,
+                 static_cast<const char*>(src),
+                 static_cast<char*>(dst),
+                 static_cast<const char*>(residual),
+                 bias != nullptr,
+                 {}};
+    call.epilogue.dtype = s.dtype;
+    call.epilogue.act = s.act;
+    call.epilogue.act_param = s.act_param;
 
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
     {
         const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
-        if (!prepacked) {
-            pack_all(p, weight, plan, buffers.pack, team, me);
-#pragma omp barrier
-        }
         Arena mine = {arena.base, used};
-        for (int64_t i = 0; i < me; ++i) take_scratch(p, mine);
-        const Scratch t = take_scratch(p, mine);
-        int64_t first_tap = 0;
-        for (int64_t ph = 0; ph < p.h.phases; ++ph) {
-            for (int64_t pw = 0; pw < p.w.phases; ++pw) {
-                const int64_t rows = p.rows(ph, pw), taps = p.h.taps(ph) * p.w.taps(pw);
-                const int64_t all_panels = s.groups * p.panels();
-                const Grid grid = row_grid(rows, all_panels, p.src_c * p.src_size, taps * p.run * kPanel * 4, team);
-                const bool works = rows > 0 && me < grid.m * grid.n;
-                const Range m = works ? split(rows, grid.m, me / grid.n, kPanelMr) : Range{0, 0};
-                const Range panels = works ? split(all_panels, grid.n, me % grid.n) : Range{0, 0};
-                const int64_t step = rows_per_block(p, max64(1, m.end - m.begin), taps);
-                for (int64_t i = m.begin; i < m.end && panels.begin < panels.end; i += step) {
-                    const int64_t count = min64(step, m.end - i);
-                    fill_rows(p, static_cast<const char*>(src), buffers.zero, ph, pw, i, count, t);
-                    const RowBlock block = {t.rows, count, count, t.out, t.out, nullptr};
-                    for (int64_t at = panels.begin; at < panels.end;) {
-                        const int64_t g = at / p.panels(), end = min64(panels.end, (g + 1) * p.panels());
-                        Epilogue e = whole;
-                        e.out = static_cast<char*>(dst) + g * p.n * size;
-                        e.residual = residual ? static_cast<const char*>(residual) + g * p.n * size : nullptr;
-                        const Product product = {p.pairs,
-                                                 taps,
-                                                 p.run,
-                                                 g * p.run * p.src_size,
-                                                 first_tap,
-                                                 p.all_taps,
-                                                 packed + g * p.pack_step(),
-                                                 0,
-                                                 p.n,
-                                                 &e,
-                                                 bias ? buffers.bias + g * padded : nullptr};
-                        const int64_t n0 = (at - g * p.panels()) * kPanel, n1 = (end - g * p.panels()) * kPanel;
-                        run_rows(product, block, n0, min64(n1, p.n), t.acc);
-                        at = end;
-                    }
-                }
-                first_tap += taps;
+        for (int64_t i = 0; i < me; ++i) take_scratch(p, mine, prepacked);
+        const Scratch t = take_scratch(p, mine, prepacked);
+        if (!prepacked && packs_by_panel(p, team)) {
+            const Range panels = split(p.panels(), team, me);
+            if (panels.begin < panels.end) run_panels(call, view_weight(p, weight), plan, panels, t);
+        } else {
+            if (!prepacked) {
+                pack_all(p, weight, plan, buffers.pack, team, me);
+#pragma omp barrier
             }
+            run_phases(call, team, me, t);
         }
     }
 }
@@ -329,7 +397,7 @@ int64_t workspace_bytes(const Conv2dShape& s, ConvDirection direction, int64_t t
     Arena arena = {nullptr};
     const Problem p = make_problem(s, direction == ConvDirection::forward, arena);
     take_buffers(p, arena, prepacked);
-    for (int64_t i = 0; i < threads; ++i) take_scratch(p, arena);
+    for (int64_t i = 0; i < threads; ++i) take_scratch(p, arena, prepacked);
     return arena.used;
 }
 

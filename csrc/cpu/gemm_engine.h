@@ -140,6 +140,10 @@ static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_b
             t.first = step == 0;
             t.last = step == steps - 1;
             const char* const* rows = block.rows + tap * block.rows_ld;
+            // The next block of B follows this one in memory: each tile fetches its share of it.
+            const int64_t block_lines = ceil_div(t.taps * t.units * t.b_step, 16), tiles = ceil_div(block.count, mr);
+            const int64_t share = p.b_step ? 0 : ceil_div(block_lines, tiles);
+            const float* next = t.b + t.taps * t.units * t.b_step;
             for (int64_t m = 0; m < block.count; m += mr) {
                 const int height = int(min64(mr, block.count - m));
                 t.rows = rows + m;
@@ -147,6 +151,7 @@ static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_b
                 t.out_offset = block.out_offset + m;
                 t.residual_offset = block.residual_offset + m;
                 t.bias_row = block.bias_row ? block.bias_row + m : nullptr;
+                for (int64_t line = 0; line < share; ++line, next += 16) __builtin_prefetch(next, 0, 2);
                 micro.rows[nv][height](t);
             }
         }

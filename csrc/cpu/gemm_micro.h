@@ -9,10 +9,6 @@
 // in registers and stores in the output's type.
 #pragma once
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own intrinsics: _mm512_undefined
-#endif
-
 #include "cpu/activation.h"
 #include "cpu/vec.h"
 

@@ -194,8 +194,9 @@ void finish_dtype(const TileCall& t, int mr, int64_t acc_step) {
 
 }  // namespace
 
-void finish_rows(const TileCall& t, int mr,
-                 int64_t acc_step){DLPERF_ACT_SWITCH(t.epilogue -> act, finish_dtype<A>(t, mr, acc_step))}
+void finish_rows(const TileCall& t, int mr, int64_t acc_step) {
+    DLPERF_ACT_SWITCH(t.epilogue->act, finish_dtype<A>(t, mr, acc_step));
+}
 
 // Rows 1..MR of one width.
 #define TILES_4(U, NV, P) nullptr, tile<U, 1, NV, P>, tile<U, 2, NV, P>, tile<U, 3, NV, P>, tile<U, 4, NV, P>
