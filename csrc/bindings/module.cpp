@@ -12,6 +12,7 @@ PYBIND11_MODULE(_C, m) {
     bind_ceiling(m);
     bind_elementwise(m);
     bind_random(m);
+    bind_softmax(m);
     bind_row_norm(m);
     bind_group_norm(m);
     bind_diffusion(m);

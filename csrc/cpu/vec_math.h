@@ -13,6 +13,10 @@ namespace dlperf::DLPERF_ISA_NS {
 static DLPERF_INLINE Vec clamp(Vec x, float lowest, float highest) {
     return {_mm512_min_ps(_mm512_set1_ps(highest), _mm512_max_ps(_mm512_set1_ps(lowest), x.v))};
 }
+// The larger of two numbers; where either is NaN, one of the two.
+static DLPERF_INLINE Vec max_any(Vec a, Vec b) {
+    return {_mm512_max_ps(a.v, b.v)};
+}
 static DLPERF_INLINE Vec at_most(Vec x, float highest) {
     return {_mm512_min_ps(_mm512_set1_ps(highest), x.v)};
 }
@@ -46,6 +50,9 @@ static DLPERF_INLINE Vec clamp(Vec x, float lowest, float highest) {
 static DLPERF_INLINE Vec reciprocal_above_one(Vec x) {
     return Vec::set1(1.0f) / x;
 }
+static DLPERF_INLINE Vec max_any(Vec a, Vec b) {
+    return {_mm256_max_ps(a.v, b.v)};
+}
 static DLPERF_INLINE Vec at_most(Vec x, float highest) {
     return {_mm256_min_ps(_mm256_set1_ps(highest), x.v)};
 }
@@ -67,6 +74,9 @@ static DLPERF_INLINE Vec split_exponent(Vec x, Vec& e) {
 
 static DLPERF_INLINE Vec clamp(Vec x, float lowest, float highest) {
     return {x.v < lowest ? lowest : x.v > highest ? highest : x.v};
+}
+static DLPERF_INLINE Vec max_any(Vec a, Vec b) {
+    return {a.v > b.v ? a.v : b.v};
 }
 static DLPERF_INLINE Vec at_most(Vec x, float highest) {
     return {x.v > highest ? highest : x.v};
