@@ -88,6 +88,52 @@ void pixel_same(const DepthwiseRow& p, const TapList& taps, int64_t channels, in
     }
 }
 
+// Some neighbouring pixels whose taps all lie `step` bytes apart: the weights are read once for all of them.
+template <class T, int Pixels, int Wide>
+DLPERF_INLINE void stretch_block(const DepthwiseRow& p, const TapList& taps, int64_t step, int64_t k, int64_t lanes,
+                                 int64_t channels, int64_t out) {
+    Vec v[Pixels][Wide];
+#pragma GCC unroll 4
+    for (int i = 0; i < Pixels; ++i) {
+#pragma GCC unroll 4
+        for (int j = 0; j < Wide; ++j) v[i][j] = p.bias ? Vec::load(p.bias + k + j * Vec::W) : Vec::zero();
+    }
+    for (int64_t t = 0; t < taps.count; ++t) {
+        Vec w[Wide];
+#pragma GCC unroll 4
+        for (int j = 0; j < Wide; ++j) w[j] = load_some(taps.weight[t] + k + j * Vec::W, lanes - j * Vec::W);
+#pragma GCC unroll 4
+        for (int i = 0; i < Pixels; ++i) {
+            const T* x = reinterpret_cast<const T*>(taps.pixel[t] + i * step) + k;
+#pragma GCC unroll 4
+            for (int j = 0; j < Wide; ++j) v[i][j] = fma(load_some(x + j * Vec::W, lanes - j * Vec::W), w[j], v[i][j]);
+        }
+    }
+    T* y = static_cast<T*>(p.e.out) + out + k;
+#pragma GCC unroll 4
+    for (int i = 0; i < Pixels; ++i) {
+#pragma GCC unroll 4
+        for (int j = 0; j < Wide; ++j) {
+            const Vec r = p.e.act == Act::relu ? max(v[i][j], Vec::zero()) : v[i][j];
+            store_some(y + i * channels + j * Vec::W, r, lanes - j * Vec::W);
+        }
+    }
+}
+
+constexpr int kStretch = 4;
+
+template <class T>
+void pixel_stretch(const DepthwiseRow& p, const TapList& taps, int64_t step, int64_t channels, int64_t out) {
+    int64_t k = 0;
+    for (; k + 4 * Vec::W <= channels; k += 4 * Vec::W) {
+        stretch_block<T, kStretch, 4>(p, taps, step, k, 4 * Vec::W, channels, out);
+    }
+    for (; k + 2 * Vec::W <= channels; k += 2 * Vec::W) {
+        stretch_block<T, kStretch, 2>(p, taps, step, k, 2 * Vec::W, channels, out);
+    }
+    for (; k < channels; k += Vec::W) stretch_block<T, kStretch, 1>(p, taps, step, k, channels - k, channels, out);
+}
+
 // One pixel of gx where several channels of gy belong to each channel of x.
 template <class T>
 void pixel_reduced(const DepthwiseRow& p, const TapList& taps, int64_t out) {
@@ -138,12 +184,16 @@ void depthwise_row(const DepthwiseRow& p, const T* src, int64_t n, int64_t row, 
     // Between the first and last pixel whose taps all lie inside, pointers only advance (stride-1 sources only).
     const bool advances = p.forward || s.stride_w == 1;
     const int64_t advance = (p.forward ? s.stride_w : 1) * src_c;
+    const bool stretches = s.k == s.c && !p.e.residual && (p.e.act == Act::none || p.e.act == Act::relu);
+    const int64_t edge_tap = p.forward ? s.s - 1 : 0;
+    const auto inside = [&](int64_t j) {
+        return j < dst_w && source_index(p.forward, j, edge_tap, s.stride_w, s.pad_w, s.dil_w, src_w) >= 0;
+    };
     TapList taps = scratch;
     bool inner = false;
     for (int64_t j = 0; j < dst_w; ++j) {
         if (inner && j > 0) {
-            const int64_t edge_tap = p.forward ? s.s - 1 : 0;
-            if (source_index(p.forward, j, edge_tap, s.stride_w, s.pad_w, s.dil_w, src_w) >= 0) {
+            if (inside(j)) {
                 for (int64_t t = 0; t < taps.count; ++t) {
                     taps.pixel[t] = reinterpret_cast<const char*>(reinterpret_cast<const T*>(taps.pixel[t]) + advance);
                 }
@@ -171,7 +221,11 @@ void depthwise_row(const DepthwiseRow& p, const T* src, int64_t n, int64_t row, 
             inner = advances && widths == s.s;
         }
         const int64_t out = ((n * dst_h + row) * dst_w + j) * dst_c;
-        if (reduces) {
+        if (inner && stretches && inside(j + kStretch - 1)) {
+            pixel_stretch<T>(p, taps, advance * int64_t(sizeof(T)), dst_c, out);
+            for (int64_t t = 0; t < taps.count; ++t) taps.pixel[t] += (kStretch - 1) * advance * int64_t(sizeof(T));
+            j += kStretch - 1;
+        } else if (reduces) {
             pixel_reduced<T>(p, taps, out);
         } else {
             pixel_same<T>(p, taps, dst_c, out);
@@ -232,44 +286,110 @@ void bwd_input(const Conv2dShape& s, const void* gy, const void* w, const void* 
 
 // ---- Weight ----
 
+constexpr int kWide = 4;
+
+// acc[q][k..] += the products of pixels [first, last] of a row for `Taps` neighbouring taps; multiplier 1.
+template <int Taps, int Wide, class T>
+DLPERF_INLINE void weight_stretch(const Conv2dShape& s, const T* gy, const T* x, int64_t first, int64_t last,
+                                  int64_t lanes, float* acc) {
+    Vec v[Taps][Wide];
+#pragma GCC unroll 4
+    for (int q = 0; q < Taps; ++q) {
+#pragma GCC unroll 4
+        for (int j = 0; j < Wide; ++j) v[q][j] = Vec::zero();
+    }
+    for (int64_t ow = first; ow <= last; ++ow) {
+        const T *g = gy + ow * s.k, *p = x + ow * s.stride_w * s.c;
+        Vec gv[Wide];
+#pragma GCC unroll 4
+        for (int j = 0; j < Wide; ++j) gv[j] = load_some(g + j * Vec::W, lanes - j * Vec::W);
+#pragma GCC unroll 4
+        for (int q = 0; q < Taps; ++q) {
+#pragma GCC unroll 4
+            for (int j = 0; j < Wide; ++j) {
+                v[q][j] = fma(gv[j], load_some(p + q * s.dil_w * s.c + j * Vec::W, lanes - j * Vec::W), v[q][j]);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < Taps; ++q) {
+#pragma GCC unroll 4
+        for (int j = 0; j < Wide; ++j) {
+            float* to = acc + q * s.k + j * Vec::W;
+            const int64_t left = lanes - j * Vec::W;
+            store_some(to, load_some(to, left) + v[q][j], left);
+        }
+    }
+}
+
+// The same for any multiplier, one tap.
+template <class T>
+void weight_repeated(const Conv2dShape& s, const T* gy, const T* x, int64_t k, int64_t first, int64_t last,
+                     float* acc) {
+    const int64_t multiplier = s.k / s.c;
+    for (int64_t at = k; at < min64(s.k, k + kWide * Vec::W); at += Vec::W) {
+        const int64_t lanes = s.k - at;
+        Vec v = Vec::zero();
+        for (int64_t ow = first; ow <= last; ++ow) {
+            const Vec p = load_repeated(x + ow * s.stride_w * s.c, at, multiplier, lanes);
+            v = fma(load_some(gy + ow * s.k + at, lanes), p, v);
+        }
+        store_some(acc + at, load_some(acc + at, lanes) + v, lanes);
+    }
+}
+
 // acc[tap][k] += the products of one row of gy.
 template <class T>
 void weight_row(const Conv2dShape& s, const T* gy, const T* x, int64_t n, int64_t oh, float* acc) {
-    constexpr int kWide = 4;
-    const int64_t multiplier = s.k / s.c;
     const T* gy_row = gy + (n * s.oh + oh) * s.ow * s.k;
+    const auto first_of = [&](int64_t q) {
+        const int64_t shift = q * s.dil_w - s.pad_w;
+        return shift < 0 ? ceil_div(-shift, s.stride_w) : 0;
+    };
+    const auto last_of = [&](int64_t q) {
+        const int64_t shift = q * s.dil_w - s.pad_w;
+        return shift >= s.w ? int64_t(-1) : min64(s.ow - 1, (s.w - 1 - shift) / s.stride_w);
+    };
     for (int64_t k = 0; k < s.k; k += kWide * Vec::W) {
-        const int64_t left = s.k - k;
+        const int64_t lanes = s.k - k;
         for (int64_t r = 0; r < s.r; ++r) {
             const int64_t ih = oh * s.stride_h - s.pad_h + r * s.dil_h;
             if (ih < 0 || ih >= s.h) continue;
             const T* x_row = x + (n * s.h + ih) * s.w * s.c;
-            for (int64_t q = 0; q < s.s; ++q) {
-                const int64_t shift = q * s.dil_w - s.pad_w;
-                const int64_t first = shift < 0 ? ceil_div(-shift, s.stride_w) : 0;
-                const int64_t last = shift >= s.w ? -1 : min64(s.ow - 1, (s.w - 1 - shift) / s.stride_w);
-                Vec v[kWide];
-                for (int j = 0; j < kWide; ++j) v[j] = Vec::zero();
-                for (int64_t ow = first; ow <= last; ++ow) {
-                    const T *g = gy_row + ow * s.k + k, *p = x_row + (ow * s.stride_w + shift) * s.c;
-                    if (multiplier == 1 && left >= kWide * Vec::W) {
-#pragma GCC unroll 4
-                        for (int j = 0; j < kWide; ++j) {
-                            v[j] = fma(Vec::load(g + j * Vec::W), Vec::load(p + k + j * Vec::W), v[j]);
-                        }
-                    } else {
-                        for (int j = 0; j < kWide && j * Vec::W < left; ++j) {
-                            const int64_t at = j * Vec::W, lanes = left - at;
-                            v[j] = fma(load_some(g + at, lanes), load_repeated(p, k + at, multiplier, lanes), v[j]);
-                        }
+            const auto run = [&](int64_t q, int64_t first, int64_t last) {
+                if (first > last) return;
+                const T* shifted = x_row + (q * s.dil_w - s.pad_w) * s.c;
+                float* to = acc + (r * s.s + q) * s.k;
+                if (s.k != s.c) {
+                    weight_repeated(s, gy_row, shifted, k, first, last, to);
+                } else if (lanes >= kWide * Vec::W) {
+                    weight_stretch<1, kWide>(s, gy_row + k, shifted + k, first, last, lanes, to + k);
+                } else {
+                    for (int64_t at = k; at < s.k; at += Vec::W) {
+                        weight_stretch<1, 1>(s, gy_row + at, shifted + at, first, last, s.k - at, to + at);
                     }
                 }
-                float* to = acc + (r * s.s + q) * s.k + k;
-                for (int j = 0; j < kWide && j * Vec::W < left; ++j) {
-                    const int64_t at = j * Vec::W;
-                    store_some(to + at, load_some(to + at, left - at) + v[j], left - at);
+            };
+            int64_t q = 0;
+            for (; q + 3 <= s.s && s.k == s.c; q += 3) {
+                // The pixels that all three taps see, then each tap's own before and after.
+                const int64_t first = first_of(q), last = last_of(q + 2);
+                const int64_t stretch = last < first ? first - 1 : last;
+                const T* shifted = x_row + (q * s.dil_w - s.pad_w) * s.c;
+                float* to = acc + (r * s.s + q) * s.k;
+                if (last >= first && lanes >= kWide * Vec::W) {
+                    weight_stretch<3, kWide>(s, gy_row + k, shifted + k, first, last, lanes, to + k);
+                } else if (last >= first) {
+                    for (int64_t at = k; at < s.k; at += Vec::W) {
+                        weight_stretch<3, 1>(s, gy_row + at, shifted + at, first, last, s.k - at, to + at);
+                    }
+                }
+                for (int64_t i = q; i < q + 3; ++i) {
+                    run(i, first_of(i), min64(first - 1, last_of(i)));
+                    run(i, max64(stretch + 1, first_of(i)), last_of(i));
                 }
             }
+            for (; q < s.s; ++q) run(q, first_of(q), last_of(q));
         }
     }
 }

@@ -5,17 +5,22 @@
 namespace dlperf::DLPERF_ISA_NS {
 namespace {
 
-// Panels run over (channel block, tap), taps innermost. With merged taps a tap is a filter row, its columns (s, c).
+// Panels run over (channel block, tap), taps innermost. With merged taps there is one tap of columns (r, s, c).
+// Narrow groups are computed several at a time: of the product only the blocks on the diagonal are kept.
 struct Weights {
     Conv2dShape s;
     bool pairs, merged;
-    int64_t rows, columns;  // K / groups; columns of a tap: C / groups, or S * C
-    int64_t taps, blocks;   // taps; channel blocks of kPanel
+    int64_t groups, together;  // products, and groups in each
+    int64_t rows, columns;     // filters of a product; columns of a tap
+    int64_t taps, blocks;      // taps; channel blocks of kPanel
     int64_t pixels;
+    int mr;  // tile rows, by the widest panel
 
     int64_t panels() const { return taps * blocks; }
     int64_t panel_columns(int64_t panel) const { return min64(kPanel, columns - panel / taps * kPanel); }
     int64_t width(int64_t panel) const { return round_up(panel_columns(panel), Vec::W); }
+    // Rows of gw take whole vectors of the result as they are.
+    bool stores_directly() const { return !merged && together == 1 && s.w_c == 1; }
 };
 
 Weights make_weights(const Conv2dShape& s) {
@@ -23,11 +28,18 @@ Weights make_weights(const Conv2dShape& s) {
     w.s = s;
     w.pairs = uses_pairs(s.dtype);
     w.merged = merges_taps(s);
-    w.rows = s.k / s.groups;
-    w.columns = s.c / s.groups * (w.merged ? s.s : 1);
-    w.taps = w.merged ? s.r : s.r * s.s;
+    w.together = 1;
+    const int64_t channels = s.c / s.groups;
+    for (int64_t f = 2; f <= s.groups && f * channels <= Vec::W; ++f) {
+        if (s.groups % f == 0) w.together = f;
+    }
+    w.groups = s.groups / w.together;
+    w.rows = s.k / w.groups;
+    w.columns = s.c / w.groups * (w.merged ? s.r * s.s : 1);
+    w.taps = w.merged ? 1 : s.r * s.s;
     w.blocks = ceil_div(w.columns, kPanel);
     w.pixels = s.n * s.oh * s.ow;
+    w.mr = kBlocks.mr[w.width(0) / Vec::W];
     return w;
 }
 
@@ -42,14 +54,14 @@ struct Blocking {
 Blocking choose_blocking(const Weights& w, int64_t threads) {
     Blocking b = {{1, 1, 1}, 0, 0};
     double best = 1e300;
-    const int64_t tiles = ceil_div(w.rows, kPanelMr), pixel_units = units_of(w.pixels, w.pairs);
+    const int64_t tiles = ceil_div(w.rows, w.mr), pixel_units = units_of(w.pixels, w.pairs);
     const int64_t depths = max64(1, ceil_div(pixel_units, kBlocks.depth));
     const double result = double(w.rows) * double(w.panels()) * kPanel;
     for (int64_t k = 1; k <= threads && k <= depths; ++k) {
         if (k > 1 && result * double(k) > double(int64_t(16) << 20)) break;
         for (int64_t n = 1; n <= threads / k && n <= w.blocks; ++n) {
             const int64_t m = min64(threads / k / n, tiles);
-            const double rows = double(ceil_div(tiles, m) * kPanelMr);
+            const double rows = double(ceil_div(tiles, m) * w.mr);
             const double panels = double(ceil_div(w.blocks, n) * w.taps);
             const double depth = double(ceil_div(depths, k) * kBlocks.depth);
             double cost = rows * panels * kPanel * depth / 32 + depth * (rows * 0.3 + panels * kPanel * 0.25);
@@ -60,8 +72,8 @@ Blocking choose_blocking(const Weights& w, int64_t threads) {
             }
         }
     }
-    const int64_t my_rows = ceil_div(tiles, b.grid.m) * kPanelMr, my_blocks = ceil_div(w.blocks, b.grid.n);
-    const int64_t fit = max64(kBlocks.row_step, kAccFloats / (w.taps * kPanel) / kPanelMr * kPanelMr);
+    const int64_t my_rows = ceil_div(tiles, b.grid.m) * w.mr, my_blocks = ceil_div(w.blocks, b.grid.n);
+    const int64_t fit = max64(kBlocks.row_step, kAccFloats / (w.taps * kPanel) / w.mr * w.mr);
     b.rows = min64(my_rows, min64(kOuterRows, fit));
     b.blocks = min64(my_blocks, max64(1, kAccFloats / (b.rows * w.taps * kPanel)));
     return b;
@@ -73,7 +85,7 @@ struct Scratch {
 
 // With a split reduction every thread keeps the accumulators of its whole region.
 Scratch take_scratch(Arena& arena, const Weights& w, const Blocking& b) {
-    const int64_t rows = b.grid.k > 1 ? ceil_div(ceil_div(w.rows, kPanelMr), b.grid.m) * kPanelMr : b.rows;
+    const int64_t rows = b.grid.k > 1 ? ceil_div(ceil_div(w.rows, w.mr), b.grid.m) * w.mr : b.rows;
     const int64_t blocks = b.grid.k > 1 ? ceil_div(w.blocks, b.grid.n) : b.blocks;
     Scratch t;
     t.a = arena.take<float>(b.rows * kBlocks.depth);
@@ -83,6 +95,15 @@ Scratch take_scratch(Arena& arena, const Weights& w, const Blocking& b) {
 }
 
 // ---- x as the panel's rows: one per output pixel ----
+
+DLPERF_INLINE void copy_some(const float* src, float* dst, int64_t n) {
+    for (int64_t i = 0; i < n; i += Vec::W) store_some(dst + i, load_some(src + i, n - i), n - i);
+}
+
+template <class T>
+DLPERF_INLINE void copy_some(const T* src, T* dst, int64_t n) {
+    std::memcpy(dst, src, size_t(n) * sizeof(T));
+}
 
 template <bool Pairs, class T>
 DLPERF_INLINE void put_pixel(const T* src, int64_t columns, int64_t width, int64_t unit_half, float* dst) {
@@ -98,38 +119,54 @@ DLPERF_INLINE void put_zero(int64_t width, bool pairs, int64_t unit_half, float*
     for (int64_t j = 0; j < width; j += Vec::W) Vec::zero().store(dst + j);
 }
 
+// Columns [c0, c0 + columns) of (r, s, c) under the filter at (ih, iw): a piece of memory per filter row, zero beside
+// the image.
+template <class T>
+DLPERF_INLINE void gather_line(const Conv2dShape& s, const T* image, int64_t ih, int64_t iw, int64_t c0,
+                               int64_t columns, T* line) {
+    const int64_t length = s.s * s.c;
+    const int64_t left = min64(length, max64(0, -iw * s.c)), right = max64(left, min64(length, (s.w - iw) * s.c));
+    for (int64_t r = c0 / length; r * length < c0 + columns; ++r) {
+        const int64_t begin = max64(0, c0 - r * length), end = min64(length, c0 + columns - r * length);
+        const int64_t row = ih + r * s.dil_h;
+        const bool inside = row >= 0 && row < s.h;
+        const int64_t from = inside ? min64(end, max64(begin, left)) : end;
+        const int64_t to = inside ? max64(from, min64(end, right)) : end;
+        T* out = line + r * length - c0;
+        for (int64_t i = begin; i < from; ++i) out[i] = T{};
+        copy_some(image + (row * s.w + iw) * s.c + from, out + from, to - from);
+        for (int64_t i = to; i < end; ++i) out[i] = T{};
+    }
+}
+
+constexpr int64_t kPixelsAhead = 16;
+
 // Pixels [k0, k1) of one panel. Where the tap falls beside the image the row is zero.
 template <bool Pairs, class T>
 void pack_pixels(const Weights& w, const T* x, int64_t panel, int64_t k0, int64_t k1, float* dst) {
     const Conv2dShape& s = w.s;
     const int64_t tap = panel % w.taps, c0 = panel / w.taps * kPanel;
-    const int64_t r = w.merged ? tap : tap / s.s, q = w.merged ? 0 : tap % s.s;
+    const int64_t r = w.merged ? 0 : tap / s.s, q = w.merged ? 0 : tap % s.s;
     const int64_t columns = w.panel_columns(panel), width = w.width(panel), per_unit = Pairs ? 2 : 1;
     const int64_t shift = q * s.dil_w - s.pad_w;
+    alignas(64) T line[kPanel] = {};
     for (int64_t k = k0; k < k1;) {
         const int64_t n = k / (s.oh * s.ow), oh = k / s.ow % s.oh, ow = k % s.ow;
         const int64_t end = min64(k1, k - ow + s.ow);
         const int64_t ih = oh * s.stride_h - s.pad_h + r * s.dil_h;
         const bool inside = ih >= 0 && ih < s.h;
         int64_t iw = ow * s.stride_w + shift;
-        const T* row = x + (n * s.h + (inside ? ih : 0)) * s.w * s.c;
+        const T* image = x + n * s.h * s.w * s.c;
+        const T* row = image + (inside ? ih : 0) * s.w * s.c;
         for (; k < end; ++k, iw += s.stride_w) {
             float* out = dst + (k - k0) / per_unit * width;
             const int64_t half = (k - k0) % per_unit;
             if (w.merged) {
-                // Columns (s, c) of which those left and right of the image are zero.
-                const int64_t from = min64(columns, max64(0, -iw * s.c - c0));
-                const int64_t to = min64(columns, (s.w - iw) * s.c - c0);
-                if (!inside || to <= from) {
-                    put_zero(width, Pairs, half, out);
-                } else if (from == 0 && to == columns) {
-                    put_pixel<Pairs>(row + iw * s.c + c0, columns, width, half, out);
-                } else {
-                    T line[kPanel] = {};
-                    std::memcpy(line + from, row + iw * s.c + c0 + from, size_t(to - from) * sizeof(T));
-                    put_pixel<Pairs>(line, columns, width, half, out);
-                }
+                gather_line(s, image, ih, iw, c0, columns, line);
+                put_pixel<Pairs>(line, columns, width, half, out);
             } else if (inside && iw >= 0 && iw < s.w) {
+                const T* ahead = row + (iw + kPixelsAhead * s.stride_w) * s.c + c0;
+                for (int64_t j = 0; j < columns; j += 64 / int64_t(sizeof(T))) __builtin_prefetch(ahead + j, 0, 3);
                 put_pixel<Pairs>(row + iw * s.c + c0, columns, width, half, out);
             } else {
                 put_zero(width, Pairs, half, out);
@@ -152,15 +189,18 @@ DLPERF_INLINE Vec sum_parts(const Parts& p, int64_t at) {
     return v;
 }
 
-// Rows [m_begin, m_end) of a region whose accumulators are `parts`; gw at the group's first filter.
+// Some rows of a region whose accumulators are `parts`; gw at the product's first filter.
 template <class T>
 void write_weights(const Weights& w, const Region& r, Range rows, const Parts& parts, T* gw) {
     const Conv2dShape& s = w.s;
-    const int64_t height = r.m_end - r.m_begin;
+    const int64_t height = r.m_end - r.m_begin, channels = s.c / s.groups, filters = s.k / s.groups;
     const bool taps_inside =
         !w.merged && s.w_c == w.taps && s.w_s == 1 && (s.r == 1 || s.w_r == s.s) && w.taps > 1 && w.taps <= Vec::W;
     for (int64_t m = rows.begin; m < rows.end; ++m) {
         T* filter = gw + m * s.w_k;
+        // The row's own group among those computed together.
+        const int64_t own = w.together > 1 ? m / filters * channels : 0;
+        const int64_t own_end = w.together > 1 ? own + channels : w.columns;
         for (int64_t first = r.panel_begin; first < r.panel_end; first += w.taps) {
             const int64_t columns = w.panel_columns(first), width = w.width(first);
             const int64_t c0 = first / w.taps * kPanel;
@@ -168,30 +208,29 @@ void write_weights(const Weights& w, const Region& r, Range rows, const Parts& p
                 return (first + tap - r.panel_begin) * kPanel * height + (m - r.m_begin) * width + j;
             };
             for (int64_t j = 0; j < columns; j += Vec::W) {
-                const int64_t lanes = min64(Vec::W, columns - j);
+                const int64_t begin = max64(own, c0 + j), end = min64(own_end, c0 + j + min64(Vec::W, columns - j));
                 if (taps_inside) {
                     Vec v[Vec::W];
                     for (int64_t tap = 0; tap < Vec::W; ++tap) {
                         v[tap] = tap < w.taps ? sum_parts(parts, at(tap, j)) : Vec::zero();
                     }
                     transpose(v);
-                    for (int64_t i = 0; i < lanes; ++i) store_some(filter + (c0 + j + i) * s.w_c, v[i], w.taps);
+                    for (int64_t c = begin; c < end; ++c) {
+                        store_some(filter + (c - own) * s.w_c, v[c - c0 - j], w.taps);
+                    }
                     continue;
                 }
                 for (int64_t tap = 0; tap < w.taps; ++tap) {
                     const Vec v = sum_parts(parts, at(tap, j));
-                    const int64_t row = w.merged ? tap : tap / s.s, q = w.merged ? 0 : tap % s.s;
-                    T* to = filter + row * s.w_r + q * s.w_s;
-                    if (s.w_c == 1 && !w.merged) {
-                        store_some(to + c0 + j, v, lanes);
+                    if (w.stores_directly()) {
+                        store_some(filter + tap / s.s * s.w_r + tap % s.s * s.w_s + c0 + j, v, end - begin);
                         continue;
                     }
                     alignas(64) float lane[Vec::W];
                     v.store(lane);
-                    for (int64_t i = 0; i < lanes; ++i) {
-                        const int64_t column = c0 + j + i;
-                        const int64_t offset = w.merged ? column / s.c * s.w_s + column % s.c * s.w_c : column * s.w_c;
-                        to[offset] = from_float<T>(lane[i]);
+                    for (int64_t c = begin; c < end; ++c) {
+                        const int64_t t = w.merged ? c / s.c : tap, channel = w.merged ? c % s.c : c - own;
+                        filter[t / s.s * s.w_r + t % s.s * s.w_s + channel * s.w_c] = from_float<T>(lane[c - c0 - j]);
                     }
                 }
             }
@@ -200,16 +239,28 @@ void write_weights(const Weights& w, const Region& r, Range rows, const Parts& p
 }
 
 template <bool Pairs, class T>
-void accumulate(const Weights& w, const T* gy, const T* x, const Region& r, const Scratch& t, float* acc) {
+void accumulate(const Weights& w, const T* gy, const T* x, const Region& r, const Scratch& t, float* acc, bool finish,
+                T* gw) {
     const auto width_of = [&](int64_t panel) { return w.width(panel); };
     const auto pack_a = [&](int64_t m0, int64_t m1, int64_t k0, int64_t k1, float* dst) {
-        pack_tiles<Pairs>(gy + m0 + k0 * w.s.k, 1, w.s.k, k1 - k0, m1 - m0, kPanelMr, dst);
+        pack_tiles<Pairs>(gy + m0 + k0 * w.s.k, 1, w.s.k, k1 - k0, m1 - m0, w.mr, dst);
     };
     const auto pack_b = [&](int64_t panel, int64_t k0, int64_t k1, float* dst) {
         pack_pixels<Pairs>(w, x, panel, k0, k1, dst);
     };
-    const auto done = [](TileCall&, int64_t, int64_t) {};
-    run_outer(Pairs, r, t.a, t.b, acc, false, width_of, pack_a, pack_b, done);
+    Epilogue e;
+    e.dtype = w.s.dtype;
+    e.out = gw;
+    int64_t out[kMrMax];
+    const auto done = [&](TileCall& tile, int64_t m, int64_t panel) {
+        const int64_t tap = panel % w.taps;
+        for (int64_t i = 0; i < w.mr; ++i) out[i] = (m + i) * w.s.w_k + tap / w.s.s * w.s.w_r + tap % w.s.s * w.s.w_s;
+        tile.epilogue = &e;
+        tile.out_offset = out;
+        tile.n0 = panel / w.taps * kPanel;
+        tile.n_valid = int(w.panel_columns(panel));
+    };
+    run_outer(Pairs, w.mr, r, t.a, t.b, acc, finish, width_of, pack_a, pack_b, done);
 }
 
 template <bool Pairs, class T>
@@ -221,7 +272,7 @@ void group_gradient(const Weights& w, const Blocking& b, const T* gy, const T* x
         return take_scratch(mine, w, b);
     };
     const auto region_of = [&](int64_t part) {
-        const Range m = split(w.rows, g.m, part / g.n % g.m, kPanelMr);
+        const Range m = split(w.rows, g.m, part / g.n % g.m, w.mr);
         const Range n = split(w.blocks, g.n, part % g.n);
         const Range k = split(w.pixels, g.k, part / g.n / g.m, kBlocks.depth * 2);
         return Region{m.begin, m.end, n.begin * w.taps, n.end * w.taps, k.begin, k.end};
@@ -237,8 +288,9 @@ void group_gradient(const Weights& w, const Blocking& b, const T* gy, const T* x
                     m, min64(m + b.rows, whole.m_end), n, min64(n + step, whole.panel_end), whole.k_begin, whole.k_end};
                 // Row blocks of a split region lie one after another.
                 float* acc = t.acc + (g.k > 1 ? (m - whole.m_begin) * step * kPanel : 0);
-                accumulate<Pairs>(w, gy, x, r, t, acc);
-                if (g.k == 1) write_weights(w, r, {r.m_begin, r.m_end}, {acc, 0, 1}, gw);
+                const bool direct = g.k == 1 && w.stores_directly();
+                accumulate<Pairs>(w, gy, x, r, t, acc, direct, gw);
+                if (g.k == 1 && !direct) write_weights(w, r, {r.m_begin, r.m_end}, {acc, 0, 1}, gw);
             }
         }
     }
@@ -260,7 +312,7 @@ void group_gradient(const Weights& w, const Blocking& b, const T* gy, const T* x
 
 // Many groups go to threads whole.
 bool group_per_thread(const Weights& w, int64_t threads) {
-    return w.s.groups >= 2 * threads;
+    return w.groups >= 2 * threads;
 }
 
 }  // namespace
@@ -280,11 +332,11 @@ void conv2d_bwd_weight(const Conv2dShape& s, const void* gy, const void* x, void
     const Blocking b = choose_blocking(w, alone ? 1 : threads);
     Arena measure = {nullptr};
     take_scratch(measure, w, b);
-    const int64_t share = measure.used, filters = w.rows, channels = s.c / s.groups;
+    const int64_t share = measure.used, filters = w.rows, channels = s.c / w.groups;
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
     {
         const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
-        const Range groups = alone ? split(s.groups, team, me) : Range{0, s.groups};
+        const Range groups = alone ? split(w.groups, team, me) : Range{0, w.groups};
         const Arena shared = {static_cast<char*>(workspace), alone ? me * share : 0};
         for (int64_t g = groups.begin; g < groups.end; ++g) {
             DLPERF_PAIRS_SWITCH(s.dtype, group_gradient<Pairs>(w, b, static_cast<const T*>(gy) + g * filters,

@@ -274,11 +274,11 @@ constexpr int64_t kOuterRows = 504, kOuterPanels = 512 / kPanel;
 
 // Accumulates the region into acc: panel by panel, kPanel x rows floats apart, each [rows][width].
 //   width_of(panel)                 its columns, in whole vectors
-//   pack_a(m0, m1, k0, k1, dst)     tiles of kPanelMr rows
+//   pack_a(m0, m1, k0, k1, dst)     tiles of mr rows
 //   pack_b(panel, k0, k1, dst)
 //   done(tile, m, panel)            fills in the epilogue of a tile's last block; not called unless `finish`
 template <class Width, class PackA, class PackB, class Done>
-static void run_outer(bool pairs, const Region& r, float* a_buffer, float* b_buffer, float* acc, bool finish,
+static void run_outer(bool pairs, int mr, const Region& r, float* a_buffer, float* b_buffer, float* acc, bool finish,
                       const Width& width_of, const PackA& pack_a, const PackB& pack_b, const Done& done) {
     const MicroTable& micro = micro_table(pairs);
     const int64_t depth = kBlocks.depth * (pairs ? 2 : 1), rows = r.m_end - r.m_begin;
@@ -298,11 +298,11 @@ static void run_outer(bool pairs, const Region& r, float* a_buffer, float* b_buf
             t.b = b_buffer;
             t.b_step = width;
             float* panel_acc = acc + (panel - r.panel_begin) * kPanel * rows;
-            for (int64_t m = 0; m < rows; m += kPanelMr) {
+            for (int64_t m = 0; m < rows; m += mr) {
                 t.a = a_buffer + m * t.units;
                 t.acc = panel_acc + m * width;
                 if (t.last) done(t, r.m_begin + m, panel);
-                micro.packed[nv][min64(kPanelMr, rows - m)](t);
+                micro.packed[nv][min64(mr, rows - m)](t);
             }
         }
     }

@@ -307,7 +307,7 @@ void outer_item(const GemmShape& s, int64_t batch, const Operands& o, const Epil
         t.n_valid = int(min64(kPanel, s.n - n0));
     };
     if (finish) fill_offsets(s, s.m, batch, r.m_begin, r.m_end - r.m_begin, o.bias, w.tables);
-    run_outer(Pairs, r, w.a, w.b, w.acc, finish, width_of, pack_a, pack_b, done);
+    run_outer(Pairs, kPanelMr, r, w.a, w.b, w.acc, finish, width_of, pack_a, pack_b, done);
 }
 
 void run_outer_path(const GemmShape& s, const Operands& o, Arena& arena, int64_t threads) {
