@@ -18,6 +18,7 @@ from ..ops.activation import (
     softplus,
     tanh,
 )
+from ..ops.add import add
 from ..ops.attention import scaled_dot_product_attention
 from ..ops.batch_norm import batch_norm
 from ..ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
@@ -44,6 +45,7 @@ __all__ = [
     "adaptive_avg_pool2d",
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
+    "add",
     "addmm",
     "avg_pool1d",
     "avg_pool2d",

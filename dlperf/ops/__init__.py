@@ -2,6 +2,7 @@
 
 from . import (
     activation,
+    add,
     attention,
     batch_norm,
     channel_sum,
@@ -18,6 +19,7 @@ from . import (
 
 __all__ = [
     "activation",
+    "add",
     "attention",
     "batch_norm",
     "channel_sum",

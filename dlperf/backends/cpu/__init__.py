@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ._library import FLOATS, C, load_error, why_not_dtype
 from .activation import *  # noqa: F403
+from .add import *  # noqa: F403
 from .attention import *  # noqa: F403
 from .batch_norm import *  # noqa: F403
 from .batch_norm import BATCH_NORM_RULES

@@ -7,6 +7,7 @@ derivative of any order.
 from __future__ import annotations
 
 from .activation import *  # noqa: F403
+from .add import *  # noqa: F403
 from .attention import *  # noqa: F403
 from .batch_norm import *  # noqa: F403
 from .channel_sum import *  # noqa: F403

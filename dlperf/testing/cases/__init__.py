@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._case import Case, Maker
 from .activation import CASES as _activation
+from .add import CASES as _add
 from .attention import CASES as _attention
 from .batch_norm import CASES as _batch_norm
 from .conv import CASES as _conv
@@ -17,6 +18,7 @@ from .softmax import CASES as _softmax
 
 FAMILIES: dict[str, list[Case]] = {
     "activation": _activation,
+    "add": _add,
     "softmax": _softmax,
     "cross_entropy": _cross_entropy,
     "attention": _attention,
