@@ -220,10 +220,7 @@ void finish_rows(const TileCall& t, int mr, int64_t acc_step) {
     }
 #endif
 
-const MicroTable micro_f32 = {
-    {WIDTHS(F32Unit, false)},
-    {WIDTHS(F32Unit, true)}
-};
+const MicroTable micro_f32 = {{WIDTHS(F32Unit, false)}, {WIDTHS(F32Unit, true)}};
 #if DLPERF_ISA_LEVEL == 3
 const MicroTable micro_bf16 = {{WIDTHS(PairUnit, false)}, {WIDTHS(PairUnit, true)}};
 #endif
