@@ -205,11 +205,20 @@ static void finish_channel(const BatchNormShape& shape, const BatchNormForward& 
     }
 }
 
+// Rounded once, for x * scale and shift cancel where the mean is large: without a fused instruction, by float64.
+static DLPERF_INLINE Vec scale_and_shift(Vec x, Vec scale, Vec shift) {
+#if defined(__FMA__)
+    return fma(x, scale, shift);
+#else
+    return {float(double(x.v) * scale.v + shift.v)};
+#endif
+}
+
 template <Act kAct, bool kResidual, class T, class Coefficient>
 static DLPERF_INLINE void apply_span(const T* x, const T* residual, T* y, int64_t length, Coefficient scale,
                                      Coefficient shift) {
     for_vectors(length, [&](int64_t i, auto lanes) {
-        Vec v = fma(lanes.load(x + i), scale.at(i), shift.at(i));
+        Vec v = scale_and_shift(lanes.load(x + i), scale.at(i), shift.at(i));
         if (kResidual) v = v + lanes.load(residual + i);
         lanes.store(y + i, activate<kAct>(v, 0.0f));
     });
@@ -229,7 +238,7 @@ static void apply_span_tiled(const T* x, const T* residual, T* y, int64_t length
     for (int64_t t = 0; t < length; t += kTile) {
         const int64_t n = length - t < kTile ? length - t : kTile;
         for_vectors(n, [&](int64_t i, auto lanes) {
-            Vec v = fma(lanes.load(x + t + i), scale.at(t + i), shift.at(t + i));
+            Vec v = scale_and_shift(lanes.load(x + t + i), scale.at(t + i), shift.at(t + i));
             if (kResidual) v = v + lanes.load(residual + t + i);
             v.store(tile + i);
         });
