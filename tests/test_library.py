@@ -14,9 +14,67 @@ def _last(*shape: int) -> torch.Tensor:
     return torch.randn(shape).to(memory_format=torch.channels_last).requires_grad_()
 
 
+# Kernel 3, stride 2, padding 1, dilation 1, of both axes.
+_WINDOW = (3, 3, 2, 2, 1, 1, 1, 1)
+
+
+def _norm_arguments():
+    """x, weight and bias of a batch norm."""
+    return (
+        torch.randn(2, 3, 4, 5, requires_grad=True),
+        torch.rand(3, requires_grad=True),
+        torch.rand(3, requires_grad=True),
+    )
+
+
 # operator -> samples: functions that give the operator's positional arguments.
 OPCHECK = {
+    "batch_norm_train": [
+        lambda: (*_norm_arguments(), torch.randn(2, 3, 4, 5, requires_grad=True), 1e-5, "relu"),
+        lambda: (torch.randn(4, 3, requires_grad=True), None, None, None, 1e-5, "none"),
+    ],
+    "batch_norm_eval": [
+        lambda: (
+            (torch.randn(2, 3, 4, 5, requires_grad=True), torch.randn(3), torch.rand(3) + 0.5, *_norm_arguments()[1:])
+            + (None, 1e-5, "none")
+        ),
+    ],
+    "batch_norm_bwd": [
+        lambda: (
+            (torch.randn(2, 3, 4, 5), _norm_arguments()[0], torch.randn(2, 3, 4, 5), torch.randn(3))
+            + (torch.rand(3) + 0.5, *_norm_arguments()[1:], 1e-5, True, [True] * 4)
+        ),
+        lambda: (
+            (torch.randn(4, 3), torch.randn(4, 3), None, torch.randn(3), torch.rand(3) + 0.5, None, None)
+            + (1e-5, False, [True, False, False, False])
+        ),
+    ],
+    "batch_norm_update": [
+        lambda: (torch.zeros(3), torch.ones(3), torch.randn(3), torch.rand(3), 0.1, 40),
+    ],
+    "max_pool": [
+        lambda: (torch.randn(2, 3, 6, 7, requires_grad=True), _WINDOW, (3, 4), True),
+        lambda: (torch.randn(2, 3, 6, 7), (), (3, 2), False),
+    ],
+    "max_pool_bwd": [
+        lambda: (
+            torch.randn(2, 3, 3, 4, requires_grad=True),
+            torch.zeros(2, 3, 3, 4).int(),
+            (2, 3, 6, 7),
+            _WINDOW,
+            False,
+        ),
+    ],
+    "avg_pool": [
+        lambda: (torch.randn(2, 3, 6, 7, requires_grad=True), _WINDOW, (3, 4), True, 0),
+        lambda: (torch.randn(2, 3, 6, 7, requires_grad=True), (), (3, 2), True, 0),
+    ],
+    "avg_pool_bwd": [
+        lambda: (torch.randn(2, 3, 3, 4, requires_grad=True), (2, 3, 6, 7), _WINDOW, False, 0, False),
+        lambda: (torch.randn(2, 3, 3, 2, requires_grad=True), (2, 3, 6, 7), (), True, 0, True),
+    ],
     "activation": [lambda: (torch.randn(3, 5, requires_grad=True), "silu", 0.0)],
+    "add": [lambda: (torch.randn(3, 5, requires_grad=True), torch.randn(3, 5, requires_grad=True), 0.5, "relu")],
     "activation_": [lambda: (torch.randn(3, 5), "relu", 0.0)],
     "softmax": [lambda: (torch.randn(3, 5, requires_grad=True), 1, False)],
     "softmax_bwd": [lambda: (torch.randn(3, 5), torch.rand(3, 5, requires_grad=True), 1, False)],
