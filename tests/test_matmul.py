@@ -277,7 +277,7 @@ BAD_INPUT = {
 
 @pytest.mark.parametrize("ours, theirs, args, kwargs, message", BAD_INPUT.values(), ids=BAD_INPUT)
 def test_bad_input(ours, theirs, args, kwargs, message):
-    with pytest.raises(Exception) as expected:  # noqa: PT011
+    with pytest.raises(Exception) as expected:
         theirs(*args, **kwargs)
     with pytest.raises(expected.type, match=message):
         ours(*args, **kwargs)

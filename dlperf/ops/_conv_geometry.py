@@ -123,8 +123,8 @@ def _transposed(op, rank, x_size, weight_size, stride, padding, output_padding, 
     return geometry, extra if any(extra) else None, size
 
 
-_conv_cached = lru_cache(maxsize=4096)(_conv)
-_transposed_cached = lru_cache(maxsize=4096)(_transposed)
+_conv_cached = lru_cache(maxsize=4096, typed=True)(_conv)
+_transposed_cached = lru_cache(maxsize=4096, typed=True)(_transposed)
 
 
 def _two(values: tuple, first: int) -> tuple:
