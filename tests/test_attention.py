@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention as torchs
 
+import dlperf
 from dlperf.backends import cpu
 from dlperf.nn.functional import scaled_dot_product_attention
 from dlperf.ops.attention import attention, attention_bwd
@@ -95,6 +96,8 @@ def test_grouped_heads(heads, kernels):
 def test_output_has_the_querys_memory_order(kernels):
     x = torch.randn(2, 50, 3, 16).transpose(1, 2)
     assert scaled_dot_product_attention(x, x, x).transpose(1, 2).is_contiguous()
+    x = torch.randn(50, 2, 3, 16).permute(1, 2, 0, 3)
+    assert scaled_dot_product_attention(x, x, x).permute(2, 0, 1, 3).is_contiguous()
     y = x.contiguous()
     assert scaled_dot_product_attention(y, x, x).is_contiguous()
 
@@ -225,6 +228,65 @@ def test_mask_gradient_only_where_asked(kernels):
     out, stats = attention(q, k, v, mask, None, False, 0.5, 0.0)
     *_, gm = attention_bwd(out, q, k, v, mask, None, out, stats, False, 0.5, 0.0, False)
     assert gm.shape == (0,)
+
+
+def _dropped(p, sq=40, sk=50, seed=3):
+    """Which entries of the softmax stay, read off the operator: equal probabilities, values that count keys."""
+    q = torch.zeros(2, 3, sq, 8)
+    out, _ = attention(
+        q, torch.zeros(2, 3, sk, 8), torch.eye(sk).expand(2, 3, sk, sk), None, torch.tensor([seed, 5]), False, 1.0, p
+    )
+    return out * sk
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_right_share_and_scales_it(p, isa):
+    kept = _dropped(p)
+    torch.testing.assert_close(kept[kept != 0], torch.full_like(kept[kept != 0], 1 / (1 - p)))
+    share = (kept != 0).float().mean().item()
+    assert abs(share - (1 - p)) < 4 * math.sqrt(p * (1 - p) / kept.numel())
+    with dlperf.backend("reference"):
+        torch.testing.assert_close(kept, _dropped(p))
+
+
+def test_dropout_everything_and_nothing(kernels):
+    q, k, v = _qkv(dtype=torch.float32, grad=True)
+    out = scaled_dot_product_attention(q, k, v, dropout_p=1.0)
+    assert torch.equal(out, torch.zeros_like(q))
+    assert all(not g.any() for g in torch.autograd.grad(out.sum(), (q, k, v)))
+
+
+def test_dropout_differs_by_seed_and_follows_manual_seed(kernels):
+    assert not torch.equal(_dropped(0.5, seed=3), _dropped(0.5, seed=4))
+    q, k, v = _qkv(sq=30, sk=70, dtype=torch.float32)
+    torch.manual_seed(7)
+    first = scaled_dot_product_attention(q, k, v, dropout_p=0.3)
+    second = scaled_dot_product_attention(q, k, v, dropout_p=0.3)
+    torch.manual_seed(7)
+    assert torch.equal(scaled_dot_product_attention(q, k, v, dropout_p=0.3), first)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("sk", [40, 301])
+def test_dropout_gradients_see_the_same_draw(sk, isa):
+    q, k, v = _qkv(b=2, h=4, sq=130, sk=sk, e=16, dtype=torch.float32, grad=True)
+    k, v = (t[:, :2].detach().requires_grad_() for t in (k, v))
+    rng = torch.tensor([2**61 + 3, 2**60 + 1])
+
+    def run(name, *tensors):
+        with dlperf.backend(name):
+            out, _ = attention(*tensors, None, rng, True, 0.25, 0.3)
+            return out, *torch.autograd.grad(out.square().sum(), tensors)
+
+    doubles = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    for ours, truth in zip(run("cpu", q, k, v), run("reference", *doubles), strict=True):
+        assert_matches(ours, truth, reduction=1200)
+
+
+def test_dropout_gradcheck():
+    q, k, v = _qkv(sq=3, sk=4, e=3, ev=2, grad=True)
+    rng = torch.tensor([1, 2])
+    assert torch.autograd.gradcheck(lambda *t: attention(*t, None, rng, False, 0.5, 0.4)[0], (q, k, v))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -14,15 +14,18 @@ from .random import random_pair
 
 
 def _in_order_of(x: Tensor, shape: tuple) -> Tensor:
-    """An empty [B, H, S, E] of x's dtype, laid out [B, S, H, E] where x is."""
+    """An empty [B, H, S, E] of x's dtype, with batch, head and sequence in the order in which they lie in x."""
     b, h, s, e = shape
-    if x.stride(1) < x.stride(2):
+    at_b, at_h, at_s, _ = x.stride()
+    if at_h >= at_s or at_h == 0:
+        return x.new_empty(shape)
+    if at_b >= at_s or at_b == 0:
         return x.new_empty((b, s, h, e)).transpose(1, 2)
-    return x.new_empty(shape)
+    return x.new_empty((s, b, h, e)).permute(1, 2, 0, 3)
 
 
 def attention_empty(q: Tensor, k: Tensor, v: Tensor, *_) -> tuple[Tensor, Tensor]:
-    """The output [B, Hq, Sq, Ev] in q's memory order, and the softmax's statistics [B, Hq, Sq, 2]."""
+    """The output [B, Hq, Sq, Ev] in q's order of dimensions, and the softmax's statistics [B, Hq, Sq, 2]."""
     b, h, s, _e = q.shape
     stats = q.new_empty((b, h, s, 2), dtype=torch.promote_types(q.dtype, torch.float32))
     return _in_order_of(q, (b, h, s, v.shape[3])), stats
