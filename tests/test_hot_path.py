@@ -13,7 +13,7 @@ _NAMES = """
     empty empty_like empty_strided new_empty new_empty_strided resize_ set_ view view_as reshape _reshape_alias
     flatten unflatten detach as_strided t transpose permute movedim unsqueeze squeeze expand slice select unbind
     alias to lift_fresh contiguous ones_like fill_ is_nonzero item _local_scalar_dense _unsafe_view result_type
-    is_same_size
+    is_same_size promote_types
 """
 NOT_COMPUTE = {f"aten::{name}" for name in _NAMES.split()}
 
@@ -56,4 +56,6 @@ def test_no_aten_operator_computes(build, mode):
 
     run()
     model.zero_grad(set_to_none=True)
-    assert _computing(run) == {}
+    # Where a residual branch leaves, the autograd engine itself sums the two gradients.
+    joins = sum(type(m).__name__ in ("BasicBlock", "Bottleneck") for m in model.modules())
+    assert _computing(run) == ({} if mode == "inference" else {"aten::add_": joins})

@@ -9,6 +9,7 @@ from torch import nn as torch_nn
 
 import dlperf
 from dlperf.nn import LAYERS
+from dlperf.testing.compare import assert_matches
 
 
 class Odd(torch_nn.Module):
@@ -67,16 +68,16 @@ def test_parameters_and_buffers_are_shared_in_both_directions(odd):
 
 
 def test_same_outputs_gradients_and_state_dict(odd):
-    twin = copy.deepcopy(odd)
+    twin, truth = copy.deepcopy(odd), copy.deepcopy(odd).double()
     fast = dlperf.optimize(odd)
     assert list(fast.state_dict()) == list(twin.state_dict())
     x = torch.randn(8, 4)
-    y, expected = fast(x), twin(x)
-    torch.testing.assert_close(y, expected)
-    y.square().sum().backward()
-    expected.square().sum().backward()
-    for p, q in zip(fast.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5)
+    outputs = [model(x.to(next(model.parameters()).dtype)) for model in (fast, truth, twin)]
+    assert_matches(*outputs[:2], baseline=outputs[2], reduction=4)
+    for y in outputs:
+        y.square().sum().backward()
+    for p, true, q in zip(fast.parameters(), truth.parameters(), twin.parameters(), strict=True):
+        assert_matches(p.grad, true.grad, baseline=q.grad, reduction=8 * 4)
     fast.load_state_dict(twin.state_dict(), strict=True)
     twin.load_state_dict(fast.state_dict(), strict=True)
 

@@ -39,7 +39,10 @@ def load(name: str) -> ModuleType:
     """The backend's module, imported on first use."""
     module = _modules.get(name)
     if module is None:
-        module = _modules[name] = importlib.import_module(f"{__name__}.{name}")
+        module = importlib.import_module(f"{__name__}.{name}")
+        if getattr(module, "environment_error", None):
+            raise ValueError(module.environment_error)
+        _modules[name] = module
     return module
 
 

@@ -19,14 +19,17 @@ def check_tensor(op: str, **named) -> None:
 
 
 def check_floating(op: str, **named) -> None:
-    """Each is a Tensor of a floating dtype, or None."""
+    """Each is a Tensor of a floating dtype, or None.
+
+    torch raises RuntimeError here or, where a kernel lacks the dtype, its subclass NotImplementedError.
+    """
     for name, x in named.items():
         if x is None:
             continue
         if not isinstance(x, Tensor):
             raise TypeError(f"{op}(): argument '{name}' must be Tensor, not {type(x).__name__}")
         if not x.is_floating_point():
-            raise RuntimeError(f"{op}(): expected '{name}' to have a floating dtype, got {describe(x)}")
+            raise NotImplementedError(f"{op}(): expected '{name}' to have a floating dtype, got {describe(x)}")
 
 
 def check_same_device(op: str, **named) -> None:

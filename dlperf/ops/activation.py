@@ -99,7 +99,9 @@ def _activate(name: str, input: Tensor, kind: str, param: float = 0.0, inplace: 
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
-    """max(input, 0), elementwise; any shape, any floating dtype. NaN stays NaN."""
+    """max(input, 0), elementwise; any shape, any real dtype. NaN stays NaN."""
+    if isinstance(input, Tensor) and not input.is_floating_point() and not input.is_complex():
+        return torch.nn.functional.relu(input, inplace)  # integers: torch's own
     return _activate("relu", input, "relu", inplace=inplace)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 try:
     from ... import _C as C
 
     load_error = None
-    if not C.isa_environment_ok():
-        raise ValueError(f"environment variable DLPERF_ISA: expected one of {', '.join(C.ISAS)}")
+    environment_error = (
+        None
+        if C.isa_environment_ok()
+        else f"environment variable DLPERF_ISA: expected one of {', '.join(C.ISAS)}, got {os.environ['DLPERF_ISA']!r}"
+    )
 except ImportError as error:
-    C = None
+    C = environment_error = None
     load_error = (
         "the CPU kernels are not built on this machine: install dlperf on x86-64 Linux with a C++17 compiler "
         f"(g++ 11 or newer) to have them ({error})"
