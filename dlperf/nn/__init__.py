@@ -33,8 +33,8 @@ from .activation import (
 from .attention import MultiheadAttention
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from .cross_entropy import CrossEntropyLoss
 from .linear import Linear
-from .loss import CrossEntropyLoss
 from .norm import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, LayerNorm, RMSNorm
 from .pool import (
     AdaptiveAvgPool1d,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._library import FLOATS, C, environment_error, load_error, why_not_dtype
+from ._library import FLOATS, C, environment_error, load_error, why_not_dtype  # noqa: F401
 from .activation import *  # noqa: F403
 from .add import *  # noqa: F403
 from .attention import *  # noqa: F403
