@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn as torch_nn
 
+from .inference import InferenceModel
 from .report import Report, report
 from .swap import swap_layers
 
-MODES = ("train",)
+MODES = ("train", "inference")
 
 __all__ = ["MODES", "Report", "optimize", "report"]
 
 
-def optimize(model: torch_nn.Module, mode: str = "train") -> torch_nn.Module:
+def optimize(model: torch_nn.Module, mode: str = "train", dtype: torch.dtype | None = None) -> torch_nn.Module:
     """A model that computes the same with faster layers.
 
     Args:
         model: any torch.nn.Module. It is left as it is.
         mode: "train" returns a model whose torch layers are exchanged, one to one, for dlperf's. It shares the
             model's Parameters and buffers, so either model trains both, and state_dicts are the same.
+            "inference" returns an :class:`~dlperf.optimize.inference.InferenceModel`: a snapshot in eval mode, captured
+            at the first call of each kind of input, with batch norm folded, operators fused and weights packed. What
+            can't be captured runs layer by layer. It has the model's attributes and state_dict.
+        dtype: with "inference": parameters and floating inputs are cast to it, and floating results are of it.
 
     Returns:
-        The optimized model, of the same class as ``model``. ``dlperf.report`` tells which layers are served by what.
+        The optimized model. ``dlperf.report`` tells what is served by what.
 
     Raises:
         TypeError: ``model`` is no Module, or one that can't be copied layer by layer (compiled, scripted or wrapped
-            for data-parallel training: optimize the inner model first).
-        ValueError: an unknown mode.
+            for data-parallel training: optimize the inner model first); ``dtype`` is no floating dtype.
+        ValueError: an unknown mode, or a dtype with mode="train".
     """
     if not isinstance(model, torch_nn.Module):
         raise TypeError(f"optimize(): argument 'model' must be a torch.nn.Module, not {type(model).__name__}")
     if mode not in MODES:
         raise ValueError(f"optimize(): argument 'mode' must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"optimize(): argument 'dtype' must be a floating torch.dtype or None, got {dtype!r}")
+    if mode == "inference":
+        return InferenceModel(model, dtype)
+    if dtype is not None:
+        raise ValueError("optimize(): argument 'dtype' goes with mode='inference'; train with torch.autocast instead")
     return swap_layers(model)

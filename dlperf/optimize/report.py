@@ -11,7 +11,11 @@ from torch import nn as torch_nn
 
 from .. import backends
 from ..nn import LAYERS
+from .engine import Fallback
+from .inference import InferenceModel
+from .structure import describe_key
 from .swap import why_not_swapped
+from .work import CountWork, share_served
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,51 @@ class Row:
     detail: str
 
 
+@dataclass(frozen=True)
+class Call:
+    """A kind of call of a model optimized for inference.
+
+    Attributes:
+        inputs: dtypes and shapes.
+        reason: why it runs layer by layer; "" where it was captured.
+        share: of the multiply-adds, what dlperf's kernels serve; None where there are none.
+        fused: what the passes did, name -> how often.
+        steps: kernels and operators that one call runs.
+    """
+
+    inputs: str
+    reason: str
+    share: float | None
+    fused: dict[str, int]
+    steps: int
+
+    def __str__(self) -> str:
+        share = "" if self.share is None else f"; {self.share:.1%} of the multiply-adds served by dlperf"
+        if self.reason:
+            return f"{self.inputs}: layer by layer, because {self.reason}{share}"
+        fused = ", ".join(f"{name} {n}" for name, n in self.fused.items() if n)
+        return f"{self.inputs}: captured, {self.steps} steps{share} ({fused})"
+
+
 @dataclass
 class Report:
-    """What ``dlperf.report`` returns; print it for a table."""
+    """What ``dlperf.report`` returns; print it for a table.
+
+    Attributes:
+        rows: the layers.
+        ran: whether the model was called for the report.
+        fallbacks: why backends declined calls -> how often.
+        share: of the run's multiply-adds, what dlperf's kernels served; None where nothing ran.
+        calls: of a model optimized for inference: every kind of call that it has seen.
+        uncaptured: the reasons of calls that were not looked up at all -> how often.
+    """
 
     rows: list[Row]
     ran: bool
     fallbacks: dict[str, int] = field(default_factory=dict)
+    share: float | None = None
+    calls: list[Call] = field(default_factory=list)
+    uncaptured: dict[str, int] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
         """Layers by what serves them."""
@@ -56,6 +98,12 @@ class Report:
         console = Console(file=out, width=120)
         console.print(table)
         console.print(", ".join(f"{n} layers served by {who}" for who, n in sorted(self.counts().items())))
+        if self.share is not None:
+            console.print(f"{self.share:.1%} of the multiply-adds served by dlperf", highlight=False)
+        for call in self.calls:
+            console.print(str(call), highlight=False)
+        for reason, calls in self.uncaptured.items():
+            console.print(f"layer by layer: {reason} ({calls} calls)", highlight=False)
         for reason, calls in self.fallbacks.items():
             console.print(f"fallback: {reason} ({calls} calls)", highlight=False)
         return out.getvalue()
@@ -81,10 +129,36 @@ def report(model: torch_nn.Module, *inputs, **kwargs) -> Report:
     """
     if not isinstance(model, torch_nn.Module):
         raise TypeError(f"report(): argument 'model' must be a torch.nn.Module, not {type(model).__name__}")
+    if isinstance(model, InferenceModel):
+        if inputs or kwargs:
+            model(*inputs, **kwargs)
+        return _report_of_inference(model, ran=bool(inputs or kwargs))
     if inputs or kwargs:
         return _report_of_run(model, inputs, kwargs)
+    return Report(_static_rows(model), ran=False)
+
+
+def _static_rows(model: torch_nn.Module) -> list[Row]:
     sample = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return Report([_static_row(path, module, sample) for path, module in _layers(model)], ran=False)
+    return [_static_row(path, module, sample) for path, module in _layers(model)]
+
+
+def _report_of_inference(model: InferenceModel, ran: bool) -> Report:
+    engine = model._engine
+    calls, share = [], None
+    for key, plan in engine.plans.items():
+        fallback = isinstance(plan, Fallback)
+        share = share_served(plan.work)
+        calls.append(
+            Call(
+                describe_key(key[0]),
+                plan.reason if fallback else "",
+                share,
+                {} if fallback else plan.notes,
+                len(plan.work),
+            )
+        )
+    return Report(_static_rows(model.wrapped), ran, share=share, calls=calls, uncaptured=dict(engine.uncaptured))
 
 
 def _static_row(path: str, module: torch_nn.Module, sample: torch.Tensor) -> Row:
@@ -125,7 +199,7 @@ def _report_of_run(model: torch_nn.Module, inputs: tuple, kwargs: dict) -> Repor
                 handles.append(module.register_forward_pre_hook(enter))
                 handles.append(module.register_forward_hook(leave_as(path)))
             model.eval()
-            with torch.no_grad():
+            with torch.no_grad(), CountWork() as counted:
                 model(*inputs, **kwargs)
         finally:
             for handle in handles:
@@ -145,4 +219,5 @@ def _report_of_run(model: torch_nn.Module, inputs: tuple, kwargs: dict) -> Repor
             rows.append(Row(path, name, "torch", why_not_swapped(module)))
     after = backends.fallbacks()
     new = {f"{op} on {b}: {why}": n - before.get((op, b, why), 0) for (op, b, why), n in after.items()}
-    return Report(rows, ran=True, fallbacks={reason: n for reason, n in new.items() if n > 0})
+    found = {reason: n for reason, n in new.items() if n > 0}
+    return Report(rows, ran=True, fallbacks=found, share=share_served(counted.work))

@@ -7,6 +7,7 @@ every change of a weight, a running statistic, a dtype or a device.
 from __future__ import annotations
 
 import types
+from collections import OrderedDict
 
 import torch
 from torch import nn as torch_nn
@@ -34,15 +35,16 @@ def why_not_swapped(module: torch_nn.Module) -> str:
     return f"dlperf has no {kind.__name__}"
 
 
-def swap_layers(model: torch_nn.Module) -> torch_nn.Module:
+def swap_layers(model: torch_nn.Module, classes: dict[type, type] = LAYERS) -> torch_nn.Module:
+    """A copy that shares parameters and buffers, of the classes that ``classes`` gives."""
     copies: dict[int, torch_nn.Module] = {}
-    swapped = _copy(model, copies)
+    swapped = _copy(model, copies, classes)
     for copy in set(copies.values()):
         _remap_attributes(copy, copies)
     return swapped
 
 
-def _copy(module: torch_nn.Module, copies: dict[int, torch_nn.Module]) -> torch_nn.Module:
+def _copy(module: torch_nn.Module, copies: dict[int, torch_nn.Module], classes: dict[type, type]) -> torch_nn.Module:
     if id(module) in copies:
         return copies[id(module)]
     if isinstance(module, torch.jit.ScriptModule):
@@ -51,15 +53,15 @@ def _copy(module: torch_nn.Module, copies: dict[int, torch_nn.Module]) -> torch_
     mend = _WRAPPERS.get(f"{kind.__module__}.{kind.__qualname__}")
     if mend is not None:
         raise TypeError(f"optimize(): argument 'model' holds a {kind.__name__}: {mend}")
-    new_class = LAYERS.get(kind, kind)
+    new_class = classes.get(kind, kind)
     copy = new_class.__new__(new_class)
     copies[id(module)] = copy
     state = dict(module.__dict__)
     for name, value in state.items():
-        if name not in _SHARED and name != "_modules" and type(value) in (dict, type(module._modules)):
+        if name not in _SHARED and name != "_modules" and type(value) in (dict, OrderedDict):
             state[name] = value.copy()
     state["_modules"] = type(module._modules)(
-        (name, None if child is None else _copy(child, copies)) for name, child in module._modules.items()
+        (name, None if child is None else _copy(child, copies, classes)) for name, child in module._modules.items()
     )
     copy.__dict__.update(state)
     return copy

@@ -1,0 +1,456 @@
+"""A captured graph for one set of input shapes as a flat list of steps, compiled to one Python function.
+
+The plan is made by running the graph once and recording what every node did: which backend function ran, which results
+are views of which, what sizes and strides came out. Views of weights and of buffers are then made once, not per call.
+Results of steps that can write where they are told (:mod:`.kernels`) live in an arena: one block of memory in which
+buffers that are never needed at the same time share addresses. Each call has an arena to itself; what the caller gets
+never lives in one.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .. import backends
+from ..nn import functional as F
+from ..ops._frame import OPERATORS
+from . import kernels
+from .capture import Program
+from .structure import Unsupported
+from .work import Work, multiply_adds
+
+_ALIGN = 256
+_DATA_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor of the plan: an input, a constant, or what a step makes."""
+
+    name: str
+    root: Value | None = None  # whose memory it is a view of
+    tensor: Tensor | None = None  # constants
+    example: tuple | None = None  # size, stride, dtype
+    fixed: bool = False  # at the same address in every call
+    last_use: int = -1
+
+    def memory(self) -> Value:
+        value = self
+        while value.root is not None:
+            value = value.root
+        return value
+
+
+@dataclass(eq=False)
+class Step:
+    name: str
+    function: object
+    args: tuple
+    kwargs: dict
+    outs: list
+    many: bool  # the result is a tuple
+    aliases: bool
+    prepared: kernels.Prepared | None = None
+
+
+@dataclass
+class _Record:
+    steps: list[Step] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
+    traced: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Plan:
+    """Callable: a list of tensors in, the list of the graph's flat outputs out. Any number of threads at once."""
+
+    def __init__(self, program: Program, tensors: list[Tensor], expected: list):
+        """``expected``: outputs with the dtypes and strides that the plan's are to have."""
+        recorder = _Recorder(program.weights)
+        outputs = recorder.run(program, tensors, expected)
+        self.template = program.template
+        self.notes = program.notes
+        self.work = recorder.record.work
+        self.traced = recorder.record.traced
+        self._layout = _Compiled(recorder.record.steps, recorder.inputs, outputs)
+        self._idle = [self._layout.instance()]
+
+    @property
+    def arena_bytes(self) -> int:
+        return self._layout.arena_bytes
+
+    @property
+    def source(self) -> str:
+        """The generated function, for reading."""
+        return self._layout.source
+
+    def __call__(self, tensors: list[Tensor]) -> tuple:
+        try:
+            run = self._idle.pop()
+        except IndexError:
+            run = self._layout.instance()
+        try:
+            return run(*tensors)
+        finally:
+            self._idle.append(run)
+
+
+# --- recording ------------------------------------------------------------------------------------------------------
+
+
+class _Recorder:
+    def __init__(self, weights: kernels.Weights):
+        self.weights = weights
+        weights.constant = self.is_constant
+        self.constant_memory: set[int] = set()
+        self.record = _Record()
+        self.values: dict[int, tuple[weakref.ref, Value]] = {}
+        self.inputs: list[Value] = []
+        self.count = 0
+
+    def value_of(self, tensor: Tensor) -> Value | None:
+        found = self.values.get(id(tensor))
+        return found[1] if found is not None and found[0]() is tensor else None
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() in self.constant_memory
+
+    def new_value(self, tensor: Tensor, root: Value | None = None, constant: bool = False) -> Value:
+        example = (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        value = Value(f"v{self.count}", root, tensor if constant else None, example, fixed=constant)
+        self.count += 1
+        if constant:
+            self.constant_memory.add(tensor.untyped_storage().data_ptr())
+        self.values[id(tensor)] = (weakref.ref(tensor), value)
+        return value
+
+    def refer(self, x):
+        """A step's argument: tensors become values, those never seen before are constants."""
+        if isinstance(x, Tensor):
+            return self.value_of(x) or self.new_value(x, constant=True)
+        if isinstance(x, (list, tuple)):
+            return type(x)(self.refer(v) for v in x)
+        return x
+
+    def run(self, program: Program, tensors: list[Tensor], expected: list) -> list:
+        env: dict[fx.Node, object] = {}
+        for node, tensor in zip(program.inputs, tensors, strict=True):
+            alias = tensor.detach()  # a fresh object: an input given twice is two inputs
+            env[node] = alias
+            self.inputs.append(self.new_value(alias))
+        uses = {node: len(node.users) for node in program.graph.nodes}
+        outputs: list = []
+        for node in program.graph.nodes:
+            if node.op == "placeholder":
+                if node not in env:
+                    env[node] = node.meta["constant"]
+                    if self.value_of(env[node]) is None:
+                        self.new_value(env[node], constant=True)
+                continue
+            if node.op == "output":
+                results = fx.map_arg(node.args[0], lambda n: env[n])
+                outputs = [self.finish(x, wanted) for x, wanted in zip(results, expected, strict=True)]
+                break
+            args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: env[n])
+            env[node] = self.execute(node, args, kwargs)
+            for operand in node.all_input_nodes:
+                uses[operand] -= 1
+                if uses[operand] == 0:
+                    env.pop(operand)
+        return [self.refer(x) for x in outputs]
+
+    def finish(self, x, wanted):
+        """An output in the dtype and memory order that the model gives."""
+        if not isinstance(x, Tensor) or not isinstance(wanted, Tensor) or x.shape != wanted.shape:
+            return x
+        same_order = x.numel() < 2 or all(
+            a == b for a, b, n in zip(x.stride(), wanted.stride(), x.shape, strict=True) if n > 1
+        )
+        if x.dtype is wanted.dtype and (same_order or not _is_dense(wanted)):
+            return x
+        known = self.value_of(x)
+        if x.dtype is wanted.dtype and known is not None and known.memory() in self.inputs:
+            return x
+        args = (x, x.shape, wanted.stride() if _is_dense(wanted) else torch.empty_like(x).stride(), wanted.dtype)
+        result = kernels.restrided(*args)
+        self.add_step("restride", kernels.restrided, args, {}, [self.new_value(result)], many=False)
+        return result
+
+    def execute(self, node: fx.Node, args, kwargs):
+        target = node.target
+        if isinstance(target, torch._ops.OpOverload):
+            if _DATA_DEPENDENT & set(target.tags) and not _indexes_by_position(target, args):
+                raise Unsupported(f"{target} gives sizes or numbers that depend on the data")
+            result = target(*args, **kwargs)
+            self.step(target, args, kwargs, result)
+            return result
+        if getattr(F, getattr(target, "__name__", ""), None) is target:
+            with _Watch(self):
+                return target(*args, **kwargs)
+        return target(*args, **kwargs)  # getitem, arithmetic on sizes
+
+    def step(self, target, args, kwargs, result) -> None:
+        results = result if isinstance(result, (tuple, list)) else [result]
+        if not any(isinstance(r, Tensor) for r in results):
+            return
+        operands = [t for t in _tensors((args, kwargs)) if t.numel()]
+        name = target._schema.name.partition("::")[2]
+        if len(results) == 1 and any(results[0] is t for t in operands):
+            return  # nothing was done
+        outs, aliases = [], True
+        for r in results:
+            if not isinstance(r, Tensor):
+                outs.append(None)
+                continue
+            known = self.value_of(r)
+            if known is not None:
+                raise Unsupported(f"{target} returns its own argument among others")
+            base = next((t for t in operands if _shares_memory(r, t)), None)
+            aliases = aliases and base is not None
+            outs.append(self.new_value(r, root=None if base is None else self.value_of(base)))
+        function, served_by, prepared = target, "torch", None
+        if target.namespace == "dlperf":
+            module = backends.select(name, tuple(args))
+            served_by = backends.short_name(module)
+            self.record.traced.append((name, served_by))
+            function = _backend_function(module, name)
+        if not any(o is not None and o.root is not None for o in outs):
+            prepared = kernels.prepare(target, served_by, tuple(args), kwargs, result, self.weights)
+            if prepared is not None:
+                prepared = prepared.referring(self.refer)
+        many = isinstance(result, (tuple, list))
+        self.add_step(name, function, args, kwargs, outs, many=many, aliases=aliases, prepared=prepared)
+        self.record.work.append(Work(f"{target.namespace}.{name}", served_by, multiply_adds(name, args, result)))
+
+    def add_step(self, name, function, args, kwargs, outs, many, aliases=False, prepared=None):
+        referred = self.refer(tuple(args)), {k: self.refer(v) for k, v in kwargs.items()}
+        self.record.steps.append(Step(name, function, *referred, outs, many, aliases, prepared))
+
+
+class _Watch(TorchDispatchMode):
+    """Shows the recorder each operator that a dlperf function calls."""
+
+    def __init__(self, recorder: _Recorder):
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.recorder.step(func, args, kwargs or {}, result)
+        return result
+
+
+def _indexes_by_position(target, args) -> bool:
+    """Integer indices give a shape that follows from shapes; masks don't."""
+    if target is not torch.ops.aten.index.Tensor:
+        return False
+    return all(i is None or i.dtype not in (torch.bool, torch.uint8) for i in args[1])
+
+
+def _backend_function(module, name: str):
+    if backends.short_name(module) == "reference":
+        operator = OPERATORS[name]
+        return lambda *args: operator._run_on(module, args)
+    return getattr(module, name)
+
+
+def _shares_memory(a: Tensor, b: Tensor) -> bool:
+    return a.numel() > 0 and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
+def _is_dense(x: Tensor) -> bool:
+    return torch.ops.aten.is_non_overlapping_and_dense(x)
+
+
+def _tensors(x, found=None) -> list[Tensor]:
+    found = [] if found is None else found
+    if isinstance(x, Tensor):
+        found.append(x)
+    elif isinstance(x, (list, tuple)):
+        for v in x:
+            _tensors(v, found)
+    elif isinstance(x, dict):
+        for v in x.values():
+            _tensors(v, found)
+    return found
+
+
+def _values(x, found=None) -> list[Value]:
+    found = [] if found is None else found
+    if isinstance(x, Value):
+        found.append(x)
+    elif isinstance(x, kernels.Address):
+        _values(x.of, found)
+    elif isinstance(x, (list, tuple)):
+        for v in x:
+            _values(v, found)
+    elif isinstance(x, dict):
+        for v in x.values():
+            _values(v, found)
+    return found
+
+
+# --- layout and code ------------------------------------------------------------------------------------------------
+
+
+class _Compiled:
+    """Decides what lives in the arena and where, and writes the function."""
+
+    def __init__(self, steps: list[Step], inputs: list[Value], outputs: list):
+        self.constants: list = []
+        self.constant_names: dict[int, str] = {}
+        escaping = {v.memory() for v in _values(outputs)}
+        self._find_last_uses(steps, outputs)
+        self.buffers: dict[Value, int] = {}
+        self._place(steps, escaping)
+        self.source = self._write(steps, inputs, outputs)
+        self._code = compile(self.source, "<dlperf plan>", "exec")
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def instance(self):
+        """The function with an arena of its own."""
+        arena = torch.empty(self.arena_bytes + _ALIGN, dtype=torch.uint8)
+        start = -arena.data_ptr() % _ALIGN
+        tensors = []
+        for value, offset in self.buffers.items():
+            size, stride, dtype, _ = value.example
+            count = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+            block = arena[start + offset : start + offset + count * dtype.itemsize].view(dtype)
+            tensors.append(block.as_strided(size, stride))
+        namespace: dict = {}
+        exec(self._code, namespace)
+        return namespace["setup"](self.constants, tensors, arena.data_ptr() + start + self.scratch_offset, arena)
+
+    def _find_last_uses(self, steps, outputs) -> None:
+        for index, step in enumerate(steps):
+            used = _values((step.args, step.kwargs)) + (_values(step.prepared.operands) if step.prepared else [])
+            for value in (*used, *(o for o in step.outs if o is not None)):
+                while value is not None:
+                    value.last_use = max(value.last_use, index)
+                    value = value.root
+        for value in _values(outputs):
+            while value is not None:
+                value.last_use = len(steps)
+                value = value.root
+
+    def _place(self, steps, escaping) -> None:
+        """Buffers by size, largest first, each at the lowest offset that is free while it is needed."""
+        wanted, scratch = [], 0
+        for index, step in enumerate(steps):
+            prepared = step.prepared
+            if prepared is None:
+                continue
+            outs = [o for o in step.outs if o is not None]
+            if not prepared.any_address and any(o in escaping for o in outs):
+                step.prepared = None
+                continue
+            scratch = max(scratch, prepared.scratch)
+            for out in outs:
+                if out not in escaping:
+                    out.fixed = True
+                    size, stride, dtype, _ = out.example
+                    extent = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if 0 not in size else 0
+                    wanted.append((extent * dtype.itemsize, index, out.last_use, out))
+        placed: list[tuple[int, int, int, int]] = []
+        end = 0
+        for size, first, last, value in sorted(wanted, key=lambda w: -w[0]):
+            offset = 0
+            for low, high, _, _ in sorted(p for p in placed if p[2] <= last and first <= p[3]):
+                if offset + size <= low:
+                    break
+                offset = max(offset, high)
+            high = -(-(offset + size) // _ALIGN) * _ALIGN
+            placed.append((offset, high, first, last))
+            self.buffers[value] = offset
+            end = max(end, high)
+        self.scratch_offset = end
+        self.arena_bytes = end + scratch
+
+    def _write(self, steps, inputs, outputs) -> str:
+        setup = [f"    {v.name} = T[{i}]" for i, v in enumerate(self.buffers)]
+        body: list[str] = []
+        self.addressed: dict[str, str] = {}
+        ends: dict[int, list[str]] = {}
+        for index, step in enumerate(steps):
+            fixed = step.aliases and all(v.fixed for v in _values((step.args, step.kwargs)))
+            lines = setup if fixed else body
+            indent = "    " if fixed else "        "
+            for out in step.outs:
+                if out is not None:
+                    if fixed:
+                        out.fixed = True
+                    elif not out.fixed and out.last_use < len(steps):
+                        ends.setdefault(out.last_use, []).append(out.name)
+            lines += [indent + line for line in self._statements(step, setup)]
+            if ends.get(index):
+                body.append(f"        {' = '.join(ends.pop(index))} = None")
+        result = ", ".join(self._operand(o) for o in outputs)
+        body.append(f"        return ({result}{',' if outputs else ''})")
+        loads = [f"    {name} = K[{i}]" for i, name in enumerate(self.constant_names.values())]
+        names = ", ".join(v.name for v in inputs)
+        lines = [
+            "def setup(K, T, scratch, arena):",
+            *loads,
+            *setup,
+            f"    def run({names}, keep=arena):",
+            *body,
+            "    return run",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _statements(self, step: Step, setup: list[str]) -> list[str]:
+        prepared = step.prepared
+        if prepared is None:
+            given = [self._operand(a) for a in step.args] + [f"{k}={self._operand(v)}" for k, v in step.kwargs.items()]
+            names = [o.name if o is not None else "_" for o in step.outs]
+            target = ", ".join(names) + ("," if step.many else "")
+            function = self._constant(kernels.fast_call(step.function))
+            return [f"{target} = {function}({', '.join(given)})"]
+        lines = []
+        for out in step.outs:
+            if out is not None and not out.fixed:
+                size, stride, dtype, _ = out.example
+                empty, dtype = self._constant(torch.empty_strided), self._constant(dtype)
+                lines.append(f"{out.name} = {empty}({tuple(size)}, {tuple(stride)}, dtype={dtype})")
+        given = [
+            self._address(o, setup) if isinstance(o, kernels.Address) else self._operand(o) for o in prepared.operands
+        ]
+        lines.append(f"{self._constant(prepared.function)}({', '.join(given)})")
+        return lines
+
+    def _address(self, address: kernels.Address, setup: list[str]) -> str:
+        if address.of is None:
+            return "scratch"
+        value = address.of
+        plus = f" + {address.offset}" if address.offset else ""
+        if not value.fixed:
+            return f"{value.name}.data_ptr(){plus}"
+        text = f"{self._operand(value)}.data_ptr(){plus}"
+        name = self.addressed.get(text)
+        if name is None:
+            name = self.addressed[text] = f"p{len(self.addressed)}"
+            setup.append(f"    {name} = {text}")
+        return name
+
+    def _operand(self, x) -> str:
+        if isinstance(x, Value):
+            return self._constant(x.tensor) if x.tensor is not None else x.name
+        if isinstance(x, list):
+            return f"[{', '.join(map(self._operand, x))}]"
+        if type(x) is tuple:
+            return f"({', '.join(map(self._operand, x))}{',' if x else ''})"
+        if x is None or type(x) in (bool, int, str):
+            return repr(x)
+        return self._constant(x)
+
+    def _constant(self, x) -> str:
+        name = self.constant_names.get(id(x))
+        if name is None:
+            name = self.constant_names[id(x)] = f"k{len(self.constants)}"
+            self.constants.append(x)
+        return name
