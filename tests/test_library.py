@@ -149,6 +149,15 @@ OPCHECK = {
     "add_noise": [
         lambda: (_wants(2, 3), _wants(2, 3), torch.rand(5, dtype=torch.float64), torch.tensor([1, 4]), False)
     ],
+    "upsample": [
+        lambda: (_wants(1, 2, 3, 4), [5, 6], "bilinear", False, 0.0, 0.0),
+        lambda: (_wants(1, 2, 3, 4), [6, 8], "nearest", False, 2.0, 2.0),
+    ],
+    "upsample_bwd": [lambda: (_wants(1, 2, 5, 6), [3, 4], "bilinear", False, 0.0, 0.0)],
+    "pixel_shuffle": [lambda: (_wants(1, 8, 2, 3), 2)],
+    "pixel_unshuffle": [lambda: (_wants(1, 2, 4, 6), 2)],
+    "embedding": [lambda: (torch.tensor([1, 0, 1]), _wants(3, 4), -1, False)],
+    "embedding_bwd": [lambda: (_wants(3, 4), torch.tensor([1, 0, 1]), 3, 1, False)],
 }
 
 

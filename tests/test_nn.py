@@ -69,6 +69,12 @@ SAMPLES = {
     torch.nn.InstanceNorm1d: ((6,), lambda: torch.randn(2, 6, 5)),
     torch.nn.InstanceNorm2d: ((6,), lambda: torch.randn(2, 6, 5, 4)),
     torch.nn.InstanceNorm3d: ((6,), lambda: torch.randn(2, 6, 5, 4, 3)),
+    torch.nn.Upsample: ((None, 2.0), lambda: torch.randn(1, 3, 4, 5)),
+    torch.nn.UpsamplingNearest2d: (((7, 9),), lambda: torch.randn(1, 3, 4, 5)),
+    torch.nn.UpsamplingBilinear2d: ((None, 2), lambda: torch.randn(1, 3, 4, 5)),
+    torch.nn.PixelShuffle: ((2,), lambda: torch.randn(1, 8, 3, 4)),
+    torch.nn.PixelUnshuffle: ((2,), lambda: torch.randn(1, 2, 6, 4)),
+    torch.nn.Embedding: ((7, 5), lambda: torch.randint(0, 7, (3, 4))),
 }
 
 

@@ -32,3 +32,5 @@ void bind_attention(py::module_& m);
 void bind_row_norm(py::module_& m);
 void bind_group_norm(py::module_& m);
 void bind_diffusion(py::module_& m);
+void bind_upsample(py::module_& m);
+void bind_gather(py::module_& m);

@@ -16,4 +16,6 @@ PYBIND11_MODULE(_C, m) {
     bind_row_norm(m);
     bind_group_norm(m);
     bind_diffusion(m);
+    bind_upsample(m);
+    bind_gather(m);
 }

@@ -46,6 +46,7 @@ from .pool import (
     MaxPool1d,
     MaxPool2d,
 )
+from .resample import Embedding, PixelShuffle, PixelUnshuffle, Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 from .transformer import (
     Transformer,
     TransformerDecoder,
@@ -72,6 +73,7 @@ __all__ = [
     "ConvTranspose2d",
     "CrossEntropyLoss",
     "Dropout",
+    "Embedding",
     "GroupNorm",
     "Hardsigmoid",
     "Hardswish",
@@ -86,6 +88,8 @@ __all__ = [
     "MaxPool2d",
     "Mish",
     "MultiheadAttention",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "RMSNorm",
     "ReLU",
     "ReLU6",
@@ -99,6 +103,9 @@ __all__ = [
     "TransformerDecoderLayer",
     "TransformerEncoder",
     "TransformerEncoderLayer",
+    "Upsample",
+    "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
     "functional",
 ]
 
@@ -112,8 +119,6 @@ LAYERS = {
         AdaptiveMaxPool2d,
         AvgPool1d,
         AvgPool2d,
-        MaxPool1d,
-        MaxPool2d,
         BatchNorm1d,
         BatchNorm2d,
         BatchNorm3d,
@@ -124,6 +129,7 @@ LAYERS = {
         CrossEntropyLoss,
         Dropout,
         ELU,
+        Embedding,
         GELU,
         GroupNorm,
         Hardsigmoid,
@@ -135,8 +141,12 @@ LAYERS = {
         LeakyReLU,
         Linear,
         LogSoftmax,
+        MaxPool1d,
+        MaxPool2d,
         Mish,
         MultiheadAttention,
+        PixelShuffle,
+        PixelUnshuffle,
         RMSNorm,
         ReLU,
         ReLU6,
@@ -150,6 +160,9 @@ LAYERS = {
         TransformerDecoderLayer,
         TransformerEncoder,
         TransformerEncoderLayer,
+        Upsample,
+        UpsamplingBilinear2d,
+        UpsamplingNearest2d,
     )
 }
 

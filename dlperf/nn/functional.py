@@ -24,10 +24,12 @@ from ..ops.batch_norm import batch_norm
 from ..ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from ..ops.cross_entropy import cross_entropy
 from ..ops.dropout import dropout
+from ..ops.embedding import embedding
 from ..ops.group_norm import group_norm, instance_norm
 from ..ops.layer_norm import layer_norm, rms_norm
 from ..ops.matmul import addmm, baddbmm, bmm, linear, matmul, mm
 from ..ops.multi_head_attention import multi_head_attention_forward
+from ..ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from ..ops.pool import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -39,6 +41,7 @@ from ..ops.pool import (
     max_pool2d,
 )
 from ..ops.softmax import log_softmax, softmax
+from ..ops.upsample import interpolate
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -59,11 +62,13 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "elu",
+    "embedding",
     "gelu",
     "group_norm",
     "hardsigmoid",
     "hardswish",
     "instance_norm",
+    "interpolate",
     "layer_norm",
     "leaky_relu",
     "linear",
@@ -74,6 +79,8 @@ __all__ = [
     "mish",
     "mm",
     "multi_head_attention_forward",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "relu",
     "relu6",
     "rms_norm",

@@ -10,11 +10,14 @@ from . import (
     cross_entropy,
     diffusion,
     dropout,
+    embedding,
     group_norm,
     layer_norm,
     matmul,
+    pixel_shuffle,
     pool,
     softmax,
+    upsample,
 )
 
 __all__ = [
@@ -27,9 +30,12 @@ __all__ = [
     "cross_entropy",
     "diffusion",
     "dropout",
+    "embedding",
     "group_norm",
     "layer_norm",
     "matmul",
+    "pixel_shuffle",
     "pool",
     "softmax",
+    "upsample",
 ]

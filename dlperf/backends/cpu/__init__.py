@@ -16,14 +16,18 @@ from .cross_entropy import *  # noqa: F403
 from .diffusion import *  # noqa: F403
 from .diffusion import DIFFUSION_RULES
 from .dropout import *  # noqa: F403
+from .embedding import *  # noqa: F403
+from .embedding import EMBEDDING_RULES
 from .group_norm import *  # noqa: F403
 from .group_norm import GROUP_NORM_RULES
 from .layer_norm import *  # noqa: F403
 from .layer_norm import LAYER_NORM_RULES
 from .matmul import *  # noqa: F403
+from .pixel_shuffle import *  # noqa: F403
 from .pool import *  # noqa: F403
 from .pool import POOL_RULES
 from .softmax import *  # noqa: F403
+from .upsample import *  # noqa: F403
 
 # Operators with a rule of their own beside "same floating dtype": name -> why_not(*args).
 SPECIAL_RULES: dict = {
@@ -38,6 +42,7 @@ SPECIAL_RULES.update(POOL_RULES)
 SPECIAL_RULES.update(LAYER_NORM_RULES)
 SPECIAL_RULES.update(GROUP_NORM_RULES)
 SPECIAL_RULES.update(DIFFUSION_RULES)
+SPECIAL_RULES.update(EMBEDDING_RULES)
 
 
 def why_not(op: str, *args) -> str | None:

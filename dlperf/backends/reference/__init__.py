@@ -15,11 +15,14 @@ from .conv import *  # noqa: F403
 from .cross_entropy import *  # noqa: F403
 from .diffusion import *  # noqa: F403
 from .dropout import *  # noqa: F403
+from .embedding import *  # noqa: F403
 from .group_norm import *  # noqa: F403
 from .layer_norm import *  # noqa: F403
 from .matmul import *  # noqa: F403
+from .pixel_shuffle import *  # noqa: F403
 from .pool import *  # noqa: F403
 from .softmax import *  # noqa: F403
+from .upsample import *  # noqa: F403
 
 
 def why_not(op: str, *args) -> str | None:

@@ -10,10 +10,12 @@ from .batch_norm import CASES as _batch_norm
 from .conv import CASES as _conv
 from .cross_entropy import CASES as _cross_entropy
 from .diffusion import CASES as _diffusion
+from .embedding import CASES as _embedding
 from .group_norm import CASES as _group_norm
 from .layer_norm import CASES as _layer_norm
 from .matmul import CASES as _matmul
 from .pool import CASES as _pool
+from .resampling import CASES as _resampling
 from .softmax import CASES as _softmax
 
 FAMILIES: dict[str, list[Case]] = {
@@ -29,6 +31,8 @@ FAMILIES: dict[str, list[Case]] = {
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
     "diffusion": _diffusion,
+    "resampling": _resampling,
+    "embedding": _embedding,
 }
 
 __all__ = ["FAMILIES", "Case", "Maker", "all_cases"]

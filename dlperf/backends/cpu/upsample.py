@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from ...ops.upsample import upsample_bwd_empty, upsample_empty
+from ._library import FLOATS, C
+
+
+def _index_and_weight(n_in: int, n_out: int, mode: str, align_corners: bool, scale: float):
+    """torch's float32 arithmetic, so that the same pixels are taken."""
+    one = np.float32(1.0)
+    o = np.arange(n_out, dtype=np.float32)
+    if mode == "bilinear" and align_corners:
+        ratio = np.float32(n_in - 1) / np.float32(n_out - 1) if n_out > 1 else np.float32(0.0)
+        place = o * ratio
+    else:
+        ratio = np.float32(1.0 / scale) if scale > 0 else np.float32(n_in) / np.float32(n_out)
+        if mode == "nearest":
+            # torch keeps and doubles exactly, whatever scale factor was given
+            place = o if n_out == n_in else np.floor(o / 2) if n_out == 2 * n_in else o * ratio
+        elif mode == "nearest-exact":
+            place = (o + np.float32(0.5)) * ratio
+        else:
+            place = np.maximum((o + np.float32(0.5)) * ratio - np.float32(0.5), np.float32(0.0))
+    index = np.minimum(np.floor(place).astype(np.int64), n_in - 1)
+    if mode != "bilinear":
+        return index, None
+    return index, np.clip(place - index.astype(np.float32), np.float32(0.0), one)
+
+
+@lru_cache(maxsize=256)
+def _axis(n_in: int, n_out: int, mode: str, align_corners: bool, scale: float):
+    """The axis and the arrays that it points into."""
+    index, weight = _index_and_weight(n_in, n_out, mode, align_corners, scale)
+    inputs = np.arange(n_in, dtype=np.int64)
+    first = np.searchsorted(index, inputs - (weight is not None), "left").astype(np.int64)
+    last = np.searchsorted(index, inputs, "right").astype(np.int64)
+    arrays = (index, weight, first, last)
+    return C.UpsampleAxis(n_in, n_out, *(0 if a is None else a.ctypes.data for a in arrays)), arrays
+
+
+@lru_cache(maxsize=256)
+def _shape(n: int, c: int, small, large, dtype, channels_last: bool, mode, align_corners, scale_h, scale_w):
+    """The shape, and the axes whose arrays it points into."""
+    rows = _axis(small[0], large[0], mode, align_corners, scale_h)
+    cols = _axis(small[1], large[1], mode, align_corners, scale_w)
+    return C.UpsampleShape(n, c, FLOATS[dtype], channels_last, rows[0], cols[0]), rows, cols
+
+
+def _call(function, source, target, small, large, rest):
+    if target.numel() == 0:
+        return target
+    n, c = target.shape[:2]
+    shape, *_ = _shape(n, c, small, large, target.dtype, not target.is_contiguous(), *rest)
+    workspace = torch.empty(shape.workspace(), dtype=torch.uint8)
+    function(shape, source.data_ptr(), target.data_ptr(), workspace.data_ptr())
+    return target
+
+
+def _in_format_of(x, target):
+    """x as dense as target: both contiguous, or both channels_last."""
+    return x.contiguous(memory_format=torch.contiguous_format if target.is_contiguous() else torch.channels_last)
+
+
+def upsample(x, size, mode, align_corners, scale_h, scale_w):
+    y = upsample_empty(x, size, mode, align_corners, scale_h, scale_w)
+    rest = (mode, align_corners, scale_h, scale_w)
+    return _call(C.upsample_forward, _in_format_of(x, y), y, x.shape[2:], y.shape[2:], rest)
+
+
+def upsample_bwd(gy, x_size, mode, align_corners, scale_h, scale_w):
+    gx = upsample_bwd_empty(gy, x_size, mode, align_corners, scale_h, scale_w)
+    rest = (mode, align_corners, scale_h, scale_w)
+    return _call(C.upsample_backward, _in_format_of(gy, gx), gx, gx.shape[2:], gy.shape[2:], rest)
