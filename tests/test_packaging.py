@@ -1,6 +1,7 @@
 """What strangers install: with a compiler it is covered by the editable install; here, what happens without one."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ def without_compiler(tmp_path_factory):
     if not (ROOT / "setup.py").exists():
         pytest.skip("needs a checkout")
     target = tmp_path_factory.mktemp("target")
+    source = tmp_path_factory.mktemp("source") / "dlperf"  # a copy without anything that was built
+    built = shutil.ignore_patterns(".git", ".venv", "build", "*.so", "*.egg-info", "*-out")
+    shutil.copytree(ROOT, source, ignore=built)
     command = [
         sys.executable,
         "-m",
@@ -29,7 +33,7 @@ def without_compiler(tmp_path_factory):
         ".",
     ]
     environment = {**os.environ, "CXX": "no-such-compiler"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return target, done.stdout + done.stderr
 
