@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from dlperf.benchmarks.models.resnet import resnet18, resnet50
 from torch.profiler import ProfilerActivity, profile
 
 import dlperf
 from dlperf.backends import cpu
+from dlperf.benchmarks.models.resnet import resnet18, resnet50
 
 # What torch may still do: allocate, view, bookkeep and accumulate gradients.
 _NAMES = """

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from dlperf.benchmarks.models.resnet import resnet18
 from torch import nn as torch_nn
 
 import dlperf
+from dlperf.benchmarks.models.resnet import resnet18
 from dlperf.testing.compare import relative_error
 
 OPTIMIZERS = {

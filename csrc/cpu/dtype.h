@@ -18,21 +18,21 @@ struct f16_t {
 }  // namespace dlperf
 
 // Runs `...` with `T` naming the storage type of the run-time value `dtype`.
-#define DLPERF_DTYPE_SWITCH(dtype, ...)      \
-    switch (dtype) {                         \
-        case ::dlperf::DType::f32: {         \
-            using T = float;                 \
-            __VA_ARGS__;                     \
-            break;                           \
-        }                                    \
-        case ::dlperf::DType::bf16: {        \
-            using T = ::dlperf::bf16_t;      \
-            __VA_ARGS__;                     \
-            break;                           \
-        }                                    \
-        case ::dlperf::DType::f16: {         \
-            using T = ::dlperf::f16_t;       \
-            __VA_ARGS__;                     \
-            break;                           \
-        }                                    \
+#define DLPERF_DTYPE_SWITCH(dtype, ...) \
+    switch (dtype) {                    \
+        case ::dlperf::DType::f32: {    \
+            using T = float;            \
+            __VA_ARGS__;                \
+            break;                      \
+        }                               \
+        case ::dlperf::DType::bf16: {   \
+            using T = ::dlperf::bf16_t; \
+            __VA_ARGS__;                \
+            break;                      \
+        }                               \
+        case ::dlperf::DType::f16: {    \
+            using T = ::dlperf::f16_t;  \
+            __VA_ARGS__;                \
+            break;                      \
+        }                               \
     }

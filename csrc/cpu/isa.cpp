@@ -49,9 +49,13 @@ State& state() {
 
 }  // namespace
 
-const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
+const char* isa_name(Isa isa) {
+    return kNames[static_cast<int>(isa)];
+}
 
-Isa detected_isa() { return state().detected; }
+Isa detected_isa() {
+    return state().detected;
+}
 
 Isa current_isa() {
     const int cap = state().cap.load(std::memory_order_relaxed);
@@ -66,6 +70,8 @@ bool set_isa_cap(const char* name) {
     return true;
 }
 
-bool isa_environment_ok() { return state().environment_ok; }
+bool isa_environment_ok() {
+    return state().environment_ok;
+}
 
 }  // namespace dlperf

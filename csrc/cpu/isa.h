@@ -29,15 +29,15 @@ bool isa_environment_ok();
 }  // namespace dlperf
 
 // Declares `const Table name` in every ISA's namespace that has one: scalar, avx2, avx512.
-#define DLPERF_DECLARE_TABLE(Table, name)   \
-    namespace dlperf::scalar {              \
-    extern const Table name;                \
-    }                                       \
-    namespace dlperf::avx2 {                \
-    extern const Table name;                \
-    }                                       \
-    namespace dlperf::avx512 {              \
-    extern const Table name;                \
+#define DLPERF_DECLARE_TABLE(Table, name) \
+    namespace dlperf::scalar {            \
+    extern const Table name;              \
+    }                                     \
+    namespace dlperf::avx2 {              \
+    extern const Table name;              \
+    }                                     \
+    namespace dlperf::avx512 {            \
+    extern const Table name;              \
     }
 
 // The same for families that also gain from native bfloat16 dot products.
@@ -47,11 +47,10 @@ bool isa_environment_ok();
     extern const Table name;                   \
     }
 
-#define DLPERF_DISPATCH(name)                                          \
+#define DLPERF_DISPATCH(name)                                                  \
     (::dlperf::current_isa() >= ::dlperf::Isa::avx512 ? ::dlperf::avx512::name \
      : ::dlperf::current_isa() >= ::dlperf::Isa::avx2 ? ::dlperf::avx2::name   \
                                                       : ::dlperf::scalar::name)
 
-#define DLPERF_DISPATCH_BF16(name)                                                   \
-    (::dlperf::current_isa() >= ::dlperf::Isa::avx512_bf16 ? ::dlperf::avx512_bf16::name \
-                                                           : DLPERF_DISPATCH(name))
+#define DLPERF_DISPATCH_BF16(name) \
+    (::dlperf::current_isa() >= ::dlperf::Isa::avx512_bf16 ? ::dlperf::avx512_bf16::name : DLPERF_DISPATCH(name))

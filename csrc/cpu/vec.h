@@ -22,7 +22,9 @@
 
 namespace dlperf::DLPERF_ISA_NS {
 
-static DLPERF_INLINE float to_float(float x) { return x; }
+static DLPERF_INLINE float to_float(float x) {
+    return x;
+}
 
 static DLPERF_INLINE float to_float(bf16_t x) {
     const uint32_t bits = uint32_t(x.bits) << 16;
@@ -138,24 +140,58 @@ struct Vec {
     DLPERF_INLINE float max_value() const { return _mm512_reduce_max_ps(v); }  // no NaN expected
 };
 
-static DLPERF_INLINE Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
-static DLPERF_INLINE Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
-static DLPERF_INLINE Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
-static DLPERF_INLINE Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
-static DLPERF_INLINE Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-static DLPERF_INLINE Vec sqrt(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
-static DLPERF_INLINE Vec abs(Vec a) { return {_mm512_abs_ps(a.v)}; }
-static DLPERF_INLINE Vec round(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-static DLPERF_INLINE Mask operator<(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
-static DLPERF_INLINE Mask operator<=(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ); }
-static DLPERF_INLINE Mask operator>(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
-static DLPERF_INLINE Mask operator>=(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
-static DLPERF_INLINE Mask is_nan(Vec a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q); }
-static DLPERF_INLINE Vec select(Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m, no.v, yes.v)}; }
-static DLPERF_INLINE Vec max(Vec a, Vec b) { return select(is_nan(a), a, {_mm512_max_ps(a.v, b.v)}); }
-static DLPERF_INLINE Vec min(Vec a, Vec b) { return select(is_nan(a), a, {_mm512_min_ps(a.v, b.v)}); }
+static DLPERF_INLINE Vec operator+(Vec a, Vec b) {
+    return {_mm512_add_ps(a.v, b.v)};
+}
+static DLPERF_INLINE Vec operator-(Vec a, Vec b) {
+    return {_mm512_sub_ps(a.v, b.v)};
+}
+static DLPERF_INLINE Vec operator*(Vec a, Vec b) {
+    return {_mm512_mul_ps(a.v, b.v)};
+}
+static DLPERF_INLINE Vec operator/(Vec a, Vec b) {
+    return {_mm512_div_ps(a.v, b.v)};
+}
+static DLPERF_INLINE Vec fma(Vec a, Vec b, Vec c) {
+    return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+static DLPERF_INLINE Vec sqrt(Vec a) {
+    return {_mm512_sqrt_ps(a.v)};
+}
+static DLPERF_INLINE Vec abs(Vec a) {
+    return {_mm512_abs_ps(a.v)};
+}
+static DLPERF_INLINE Vec round(Vec a) {
+    return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+static DLPERF_INLINE Mask operator<(Vec a, Vec b) {
+    return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ);
+}
+static DLPERF_INLINE Mask operator<=(Vec a, Vec b) {
+    return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ);
+}
+static DLPERF_INLINE Mask operator>(Vec a, Vec b) {
+    return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ);
+}
+static DLPERF_INLINE Mask operator>=(Vec a, Vec b) {
+    return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ);
+}
+static DLPERF_INLINE Mask is_nan(Vec a) {
+    return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+}
+static DLPERF_INLINE Vec select(Mask m, Vec yes, Vec no) {
+    return {_mm512_mask_blend_ps(m, no.v, yes.v)};
+}
+static DLPERF_INLINE Vec max(Vec a, Vec b) {
+    return select(is_nan(a), a, {_mm512_max_ps(a.v, b.v)});
+}
+static DLPERF_INLINE Vec min(Vec a, Vec b) {
+    return select(is_nan(a), a, {_mm512_min_ps(a.v, b.v)});
+}
 // 2^n for integral n in [-252, 254], exact down to denormals.
-static DLPERF_INLINE Vec scale2(Vec x, Vec n) { return {_mm512_scalef_ps(x.v, n.v)}; }
+static DLPERF_INLINE Vec scale2(Vec x, Vec n) {
+    return {_mm512_scalef_ps(x.v, n.v)};
+}
 
 #elif defined(__AVX2__)
 
@@ -225,22 +261,54 @@ struct Vec {
     }
 };
 
-static DLPERF_INLINE Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
-static DLPERF_INLINE Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
-static DLPERF_INLINE Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
-static DLPERF_INLINE Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
-static DLPERF_INLINE Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
-static DLPERF_INLINE Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
-static DLPERF_INLINE Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
-static DLPERF_INLINE Vec round(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-static DLPERF_INLINE Mask operator<(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
-static DLPERF_INLINE Mask operator<=(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)}; }
-static DLPERF_INLINE Mask operator>(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
-static DLPERF_INLINE Mask operator>=(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
-static DLPERF_INLINE Mask is_nan(Vec a) { return {_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)}; }
-static DLPERF_INLINE Vec select(Mask m, Vec yes, Vec no) { return {_mm256_blendv_ps(no.v, yes.v, m.m)}; }
-static DLPERF_INLINE Vec max(Vec a, Vec b) { return select(is_nan(a), a, {_mm256_max_ps(a.v, b.v)}); }
-static DLPERF_INLINE Vec min(Vec a, Vec b) { return select(is_nan(a), a, {_mm256_min_ps(a.v, b.v)}); }
+static DLPERF_INLINE Vec operator+(Vec a, Vec b) {
+    return {_mm256_add_ps(a.v, b.v)};
+}
+static DLPERF_INLINE Vec operator-(Vec a, Vec b) {
+    return {_mm256_sub_ps(a.v, b.v)};
+}
+static DLPERF_INLINE Vec operator*(Vec a, Vec b) {
+    return {_mm256_mul_ps(a.v, b.v)};
+}
+static DLPERF_INLINE Vec operator/(Vec a, Vec b) {
+    return {_mm256_div_ps(a.v, b.v)};
+}
+static DLPERF_INLINE Vec fma(Vec a, Vec b, Vec c) {
+    return {_mm256_fmadd_ps(a.v, b.v, c.v)};
+}
+static DLPERF_INLINE Vec sqrt(Vec a) {
+    return {_mm256_sqrt_ps(a.v)};
+}
+static DLPERF_INLINE Vec abs(Vec a) {
+    return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)};
+}
+static DLPERF_INLINE Vec round(Vec a) {
+    return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+static DLPERF_INLINE Mask operator<(Vec a, Vec b) {
+    return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)};
+}
+static DLPERF_INLINE Mask operator<=(Vec a, Vec b) {
+    return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)};
+}
+static DLPERF_INLINE Mask operator>(Vec a, Vec b) {
+    return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)};
+}
+static DLPERF_INLINE Mask operator>=(Vec a, Vec b) {
+    return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)};
+}
+static DLPERF_INLINE Mask is_nan(Vec a) {
+    return {_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)};
+}
+static DLPERF_INLINE Vec select(Mask m, Vec yes, Vec no) {
+    return {_mm256_blendv_ps(no.v, yes.v, m.m)};
+}
+static DLPERF_INLINE Vec max(Vec a, Vec b) {
+    return select(is_nan(a), a, {_mm256_max_ps(a.v, b.v)});
+}
+static DLPERF_INLINE Vec min(Vec a, Vec b) {
+    return select(is_nan(a), a, {_mm256_min_ps(a.v, b.v)});
+}
 static DLPERF_INLINE Vec power2(__m256i n) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23))};
 }
@@ -280,23 +348,57 @@ struct Vec {
     DLPERF_INLINE float max_value() const { return v; }
 };
 
-static DLPERF_INLINE Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
-static DLPERF_INLINE Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
-static DLPERF_INLINE Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
-static DLPERF_INLINE Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
-static DLPERF_INLINE Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
-static DLPERF_INLINE Vec sqrt(Vec a) { return {__builtin_sqrtf(a.v)}; }
-static DLPERF_INLINE Vec abs(Vec a) { return {__builtin_fabsf(a.v)}; }
-static DLPERF_INLINE Vec round(Vec a) { return {__builtin_rintf(a.v)}; }
-static DLPERF_INLINE Mask operator<(Vec a, Vec b) { return a.v < b.v; }
-static DLPERF_INLINE Mask operator<=(Vec a, Vec b) { return a.v <= b.v; }
-static DLPERF_INLINE Mask operator>(Vec a, Vec b) { return a.v > b.v; }
-static DLPERF_INLINE Mask operator>=(Vec a, Vec b) { return a.v >= b.v; }
-static DLPERF_INLINE Mask is_nan(Vec a) { return a.v != a.v; }
-static DLPERF_INLINE Vec select(Mask m, Vec yes, Vec no) { return m ? yes : no; }
-static DLPERF_INLINE Vec max(Vec a, Vec b) { return (a.v > b.v || a.v != a.v) ? a : b; }
-static DLPERF_INLINE Vec min(Vec a, Vec b) { return (a.v < b.v || a.v != a.v) ? a : b; }
-static DLPERF_INLINE Vec scale2(Vec x, Vec n) { return {__builtin_ldexpf(x.v, int(n.v))}; }
+static DLPERF_INLINE Vec operator+(Vec a, Vec b) {
+    return {a.v + b.v};
+}
+static DLPERF_INLINE Vec operator-(Vec a, Vec b) {
+    return {a.v - b.v};
+}
+static DLPERF_INLINE Vec operator*(Vec a, Vec b) {
+    return {a.v * b.v};
+}
+static DLPERF_INLINE Vec operator/(Vec a, Vec b) {
+    return {a.v / b.v};
+}
+static DLPERF_INLINE Vec fma(Vec a, Vec b, Vec c) {
+    return {a.v * b.v + c.v};
+}
+static DLPERF_INLINE Vec sqrt(Vec a) {
+    return {__builtin_sqrtf(a.v)};
+}
+static DLPERF_INLINE Vec abs(Vec a) {
+    return {__builtin_fabsf(a.v)};
+}
+static DLPERF_INLINE Vec round(Vec a) {
+    return {__builtin_rintf(a.v)};
+}
+static DLPERF_INLINE Mask operator<(Vec a, Vec b) {
+    return a.v < b.v;
+}
+static DLPERF_INLINE Mask operator<=(Vec a, Vec b) {
+    return a.v <= b.v;
+}
+static DLPERF_INLINE Mask operator>(Vec a, Vec b) {
+    return a.v > b.v;
+}
+static DLPERF_INLINE Mask operator>=(Vec a, Vec b) {
+    return a.v >= b.v;
+}
+static DLPERF_INLINE Mask is_nan(Vec a) {
+    return a.v != a.v;
+}
+static DLPERF_INLINE Vec select(Mask m, Vec yes, Vec no) {
+    return m ? yes : no;
+}
+static DLPERF_INLINE Vec max(Vec a, Vec b) {
+    return (a.v > b.v || a.v != a.v) ? a : b;
+}
+static DLPERF_INLINE Vec min(Vec a, Vec b) {
+    return (a.v < b.v || a.v != a.v) ? a : b;
+}
+static DLPERF_INLINE Vec scale2(Vec x, Vec n) {
+    return {__builtin_ldexpf(x.v, int(n.v))};
+}
 
 #endif
 
