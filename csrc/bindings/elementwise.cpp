@@ -26,7 +26,7 @@ void bind_elementwise(py::module_& m) {
                                      as_pointer<void>(gx));
         },
         "(dtype, act, param, n, gy, x, gx): gx = gy * act'(x).");
-    m.def("activation_has_output_derivative", [](int act) { return activation_has_output_derivative(Act(act)); });
+    m.def("activation_derivative_from_output", [](int act) { return derivative_from_output(Act(act)); });
     m.def(
         "activation_backward_from_output",
         [](int dtype, int act, int64_t n, Address gy, Address y, Address gx) {

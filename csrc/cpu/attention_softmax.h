@@ -19,17 +19,28 @@ static DLPERF_INLINE Vec larger(Vec x, Vec y) {
 #endif
 }
 
-// exp(x) for x <= 0, within 2 ulp where the result is normal. NaN stays NaN.
+// p * 2^n for n in [-126, 127]
+static DLPERF_INLINE Vec times_power(Vec p, Vec n) {
+#if defined(__AVX512F__)
+    return {_mm512_scalef_ps(p.v, n.v)};
+#elif defined(__AVX2__)
+    return p * power2(_mm256_cvtps_epi32(n.v));
+#else
+    return scale2(p, n);
+#endif
+}
+
+// exp(x) for x <= 0, within 2 ulp; 0 below 2^-125: denormal results take a slow path in hardware. NaN stays NaN.
 static DLPERF_INLINE Vec exp_below(Vec x) {
-    const Vec y = larger(Vec::set1(-150.0f), x * Vec::set1(1.44269504f));
-    const Vec n = round(y), f = y - n;
+    const Vec lowest = Vec::set1(-125.0f), exponent = x * Vec::set1(1.44269504f);
+    const Vec y = larger(lowest, exponent), n = round(y), f = y - n;
     Vec p = Vec::set1(0.00132647273f);
     p = fma(p, f, Vec::set1(0.00967151299f));
     p = fma(p, f, Vec::set1(0.0555073358f));
     p = fma(p, f, Vec::set1(0.240222424f));
     p = fma(p, f, Vec::set1(0.693147004f));
     p = fma(p, f, Vec::set1(1.0f));
-    return scale2(p, n);
+    return select(exponent < lowest, Vec::zero(), times_power(p, n));
 }
 
 static DLPERF_INLINE float exp_below(float x) {

@@ -124,7 +124,7 @@ constexpr int64_t kPanelRows = 2048;  // pixels up to which weights are packed p
 // The most rows of any block: what the tables below are sized for.
 int64_t rows_per_block(const Problem& p, int64_t rows, int64_t taps) {
     const int64_t reads = p.forward ? min64(p.s.stride_h * p.s.stride_w, p.all_taps) : 1;
-    const int64_t fit = block_rows(rows, p.src_c * p.src_size * reads);
+    const int64_t fit = block_rows(rows, p.src_c * p.src_size * reads, taps);
     const int64_t table = kTableBytes / 8 / max64(1, taps) / kBlocks.row_step * kBlocks.row_step;
     return min64(fit, max64(kBlocks.row_step, table));
 }
@@ -152,7 +152,7 @@ Scratch take_scratch(const Problem& p, Arena& arena, bool prepacked) {
     Scratch t;
     t.rows = arena.take<const char*>(max64(kTableBytes / 8, kBlocks.row_step * p.all_taps));
     t.out = arena.take<int64_t>(max64(rows, kPanelRows));
-    t.acc = arena.take<float>(rows * kPanel);
+    t.acc = arena.take<float>(rows * kAccColumns);
     t.slab = arena.take<char>(p.slab ? slab_rows(p, rows) * p.slab_w * p.src_c * p.src_size : 0);
     t.panel = arena.take<float>(
         prepacked || p.slab || p.s.groups > 1 ? 0 : packed_floats(p.all_taps, p.run, kPanel, p.pairs));
@@ -315,6 +315,7 @@ bool packs_by_panel(const Problem& p, int64_t team) {
     if (p.s.groups > 1 || p.slab || p.h.phases * p.w.phases > 1 || p.panels() < team) return false;
     const int64_t rows = p.rows(0, 0);
     return rows <= kPanelRows && rows * p.all_taps <= kTableBytes / 8 &&
+           rows * p.src_c * p.src_size <= 2 * kBlocks.a_bytes &&
            row_grid(rows, p.panels(), p.src_c * p.src_size, p.all_taps * p.run * kPanel * 4, team).m == 1;
 }
 

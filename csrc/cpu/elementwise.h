@@ -15,7 +15,7 @@ struct ElementwiseTable {
     void (*activation_forward)(DType dtype, Act act, float param, int64_t n, const void* x, void* y);
     // gx = gy * act'(x)
     void (*activation_backward)(DType dtype, Act act, float param, int64_t n, const void* gy, const void* x, void* gx);
-    // The same from y = act(x), for those of `activation_has_output_derivative`.
+    // The same from y = act(x), for those of `derivative_from_output`.
     void (*activation_backward_from_output)(DType dtype, Act act, int64_t n, const void* gy, const void* y, void* gx);
     // y = a + alpha b, then max(y, 0) where `relu`
     void (*add)(DType dtype, int64_t n, const void* a, const void* b, float alpha, bool relu, void* y);
@@ -24,10 +24,6 @@ struct ElementwiseTable {
     // y = x in another storage type
     void (*cast)(DType from, DType to, int64_t n, const void* x, void* y);
 };
-
-constexpr bool activation_has_output_derivative(Act act) {
-    return act == Act::none || act == Act::relu || act == Act::relu6 || act == Act::sigmoid || act == Act::tanh;
-}
 
 }  // namespace dlperf
 

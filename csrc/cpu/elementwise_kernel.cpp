@@ -82,7 +82,7 @@ void activation_backward(DType dtype, Act act, float param, int64_t n, const voi
 
 template <Act A>
 static void from_output(DType dtype, int64_t n, const void* gy, const void* y, void* gx) {
-    if constexpr (activation_has_output_derivative(A)) {
+    if constexpr (derivative_from_output(A)) {
         DLPERF_DTYPE_SWITCH(dtype, zip(n, (const T*)gy, (const T*)y, (T*)gx,
                                        [](Vec g, Vec v) { return activate_backward_from_output<A>(g, v); }))
     }

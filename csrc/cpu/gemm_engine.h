@@ -79,9 +79,11 @@ static inline Grid row_grid(int64_t rows, int64_t panels, int64_t row_bytes, int
     return best;
 }
 
-static inline int64_t block_rows(int64_t rows, int64_t row_bytes) {
+// Rows of a block: as many as L2 holds, where several taps read the same rows; with one tap the reduction is cut
+// instead.
+static inline int64_t block_rows(int64_t rows, int64_t row_bytes, int64_t taps) {
     const int64_t fit = kBlocks.a_bytes / max64(row_bytes, 1) / kBlocks.row_step * kBlocks.row_step;
-    const int64_t most = max64(kBlocks.row_step, min64(fit, kBlocks.rows));
+    const int64_t most = taps <= 1 ? kBlocks.rows : max64(kBlocks.row_step, min64(fit, kBlocks.rows));
     const int64_t blocks = ceil_div(max64(rows, 1), most);
     return round_up(ceil_div(max64(rows, 1), blocks), kBlocks.row_step);
 }
@@ -109,7 +111,11 @@ struct RowBlock {
     const float* bias_row;
 };
 
-// Columns [n_begin, n_end), n_begin on a panel. `acc` holds count x kPanel floats.
+// Panels whose accumulators are kept while the reduction advances by a stretch that leaves A's part of it in L2.
+constexpr int64_t kPanelsTogether = 4;
+constexpr int64_t kAccColumns = kPanelsTogether * kPanel;
+
+// Columns [n_begin, n_end), n_begin on a panel. `acc` holds count x kAccColumns floats.
 static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end, float* acc) {
     const MicroTable& micro = micro_table(p.pairs);
     const int64_t units = units_of(p.run, p.pairs);
@@ -118,19 +124,20 @@ static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_b
     const int64_t chunk = max64(1, ceil_div(units, chunks));
     const int64_t group = chunks > 1 ? 1 : max64(1, kBlocks.depth / max64(units, 1));  // taps per call
     const int64_t steps = units == 0 || p.taps == 0 ? 1 : ceil_div(p.taps, group) * chunks;
+    const int64_t stretch = p.taps == 1 ? max64(2, kBlocks.a_bytes / (block.count * chunk * 4)) : steps;
 
     TileCall t = {};
     t.rows_ld = block.rows_ld;
     t.epilogue = p.epilogue;
     t.bias_col = p.bias_col;
-    for (int64_t n0 = n_begin; n0 < n_end; n0 += kPanel) {
+    const auto run_panel = [&](int64_t n0, int64_t step_begin, int64_t step_end, float* panel_acc) {
         const int64_t width = panel_width(p.n, n0);
         const int nv = int(width / Vec::W), mr = kBlocks.mr[nv];
         t.n0 = n0;
         t.n_valid = int(min64(p.n - n0, kPanel));
         t.b_step = p.b_step ? p.b_step : width;
         const float* panel = p.b_step ? p.b + n0 : p.b + n0 * p.all_taps * units + p.first_tap * units * width;
-        for (int64_t step = 0; step < steps; ++step) {
+        for (int64_t step = step_begin; step < step_end; ++step) {
             const int64_t tap = step / chunks * group, u0 = step % chunks * chunk;
             t.taps = max64(0, min64(group, p.taps - tap));
             t.units = min64(chunk, units - u0);
@@ -147,12 +154,20 @@ static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_b
             for (int64_t m = 0; m < block.count; m += mr) {
                 const int height = int(min64(mr, block.count - m));
                 t.rows = rows + m;
-                t.acc = acc + m * width;
+                t.acc = panel_acc + m * width;
                 t.out_offset = block.out_offset + m;
                 t.residual_offset = block.residual_offset + m;
                 t.bias_row = block.bias_row ? block.bias_row + m : nullptr;
                 for (int64_t line = 0; line < share; ++line, next += 16) __builtin_prefetch(next, 0, 2);
                 micro.rows[nv][height](t);
+            }
+        }
+    };
+    const int64_t together = (stretch < steps ? kPanelsTogether : 1) * kPanel;
+    for (int64_t n = n_begin; n < n_end; n += together) {
+        for (int64_t step = 0; step < steps; step += stretch) {
+            for (int64_t n0 = n; n0 < min64(n + together, n_end); n0 += kPanel) {
+                run_panel(n0, step, min64(steps, step + stretch), acc + (n0 - n) * block.count);
             }
         }
     }

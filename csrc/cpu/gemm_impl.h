@@ -10,7 +10,7 @@ namespace dlperf::DLPERF_ISA_NS {
 
 enum class Path { dot, in_place, row, outer };
 
-constexpr int64_t kDotRows = 12;      // rows up to which packing B costs more than it saves, B contiguous along k
+constexpr int64_t kDotRows = 40;      // rows up to which packing B costs more than it saves, B contiguous along k
 constexpr int64_t kInPlaceRows = 24;  // the same, B contiguous along n
 
 // A batch that shares B is one product over all its rows, where rows are read one by one.
@@ -63,7 +63,7 @@ static inline RowTables take_row_tables(Arena& arena, const GemmShape& s, int64_
     t.residual = arena.take<int64_t>(rows);
     t.bias = arena.take<float>(rows);
     t.copied = arena.take<float>(copies_rows(s) ? rows * s.k : 0);
-    t.acc = arena.take<float>(rows * kPanel);
+    t.acc = arena.take<float>(rows * kAccColumns);
     return t;
 }
 

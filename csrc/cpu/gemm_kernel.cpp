@@ -8,7 +8,7 @@ namespace {
 
 void rows_of_thread(const GemmShape& s, int64_t per_batch, int64_t batch0, Range m, Range n, const Operands& o,
                     Product p, const RowTables& t) {
-    const int64_t step = block_rows(m.end - m.begin, row_bytes(s));
+    const int64_t step = block_rows(m.end - m.begin, row_bytes(s), 1);
     for (int64_t i = m.begin; i < m.end; i += step) {
         const int64_t count = min64(step, m.end - i);
         fill_offsets(s, per_batch, batch0, i, count, o.bias, t);
@@ -26,11 +26,10 @@ int64_t pack_floats(const GemmShape& s) {
     return packed_floats(1, s.k, s.n, uses_pairs(s.dtype));
 }
 
-constexpr int64_t kPanelRows = 2048;  // rows up to which B is packed panel by panel
-
-// Few rows under a wide B: each thread packs a panel, uses it while it is in L2, and packs the next over it.
+// A small A under a wide B: each thread packs a panel, uses it while it is in L2, and packs the next over it.
 bool may_pack_by_panel(const GemmShape& s, int64_t threads) {
-    return s.m <= kPanelRows && !copies_rows(s) && ceil_div(s.n, kPanel) >= threads && !item_per_thread(s, threads);
+    return s.m * row_bytes(s) <= 2 * kBlocks.a_bytes && !copies_rows(s) &&
+           (item_per_thread(s, threads) || ceil_div(s.n, kPanel) >= threads);
 }
 
 struct RowWorkspace {
@@ -45,9 +44,10 @@ RowWorkspace take_row_workspace(Arena& arena, const GemmShape& s, int64_t thread
     const bool packs = path == Path::row && !prepacked, pairs = uses_pairs(s.dtype);
     RowWorkspace w;
     w.bias = arena.take<float>(padded_bias(s.n));
-    w.pack_step = packs ? round_up(pack_floats(s), 16) : 0;
-    w.pack = arena.take<float>(w.pack_step * (item_per_thread(s, threads) ? threads : 1));
-    const bool panels = path == Path::in_place || (packs && may_pack_by_panel(s, threads));
+    const bool alone = item_per_thread(s, threads), by_panel = packs && may_pack_by_panel(s, threads);
+    w.pack_step = packs && !(alone && by_panel) ? round_up(pack_floats(s), 16) : 0;
+    w.pack = arena.take<float>(w.pack_step * (alone ? threads : 1));
+    const bool panels = path == Path::in_place || by_panel;
     w.panel_step = panels ? round_up(packed_floats(1, s.k, kPanel, pairs), 16) : 0;
     w.panel = arena.take<float>(w.panel_step * threads);
     return w;
@@ -123,7 +123,8 @@ void run_row_path(const GemmShape& s, int64_t per_batch, const Operands& o, Aren
         const Grid grid = alone ? Grid{1, 1, 1} : row_grid(s.m, panels, row_bytes(s), s.k * kPanel * 4, team);
         const int64_t part = alone ? 0 : me;
         const bool works = part < grid.m * grid.n;
-        const bool by_panel = path == Path::row && !prepacked && may_pack_by_panel(s, threads) && grid.m == 1;
+        const bool by_panel =
+            path == Path::row && !prepacked && may_pack_by_panel(s, threads) && (alone || grid.m == 1);
         const Range batch = alone ? split(s.batch, team, me) : Range{0, s.batch};
         for (int64_t b = batch.begin; b < batch.end; ++b) {
             const char* b_item = o.b + b * s.b_batch * dtype_size(s.dtype);

@@ -4,6 +4,9 @@
 
 #include "cpu/vec.h"
 
+// GCC takes the undefined pass-through operands of its own AVX-512 intrinsics for a mistake of ours.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+
 // After a lambda's parameters: the loop that it is the body of must not call it.
 #define DLPERF_LAMBDA __attribute__((always_inline))
 

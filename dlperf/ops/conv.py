@@ -65,7 +65,8 @@ def _conv2d_setup(ctx, args, output):
     needs = ctx.needs_input_grad
     ctx.kind, ctx.geometry = kind, (stride, padding, dilation, groups)
     ctx.input_size, ctx.weight_size = x.shape, weight.shape
-    ctx.input_last, ctx.weight_last = keeps_channels_last(x), keeps_channels_last(weight)
+    ctx.input_last = needs[0] and keeps_channels_last(x)
+    ctx.weight_last = needs[1] and keeps_channels_last(weight)
     if kind in FROM_OUTPUT:
         ctx.save_for_backward(x if needs[1] else None, weight if needs[0] else None, None if kind == "none" else output)
     else:
@@ -145,7 +146,7 @@ def _conv_transpose2d_setup(ctx, args, output):
     x, weight, bias, stride, padding, output_padding, dilation, groups, kind = args
     needs = ctx.needs_input_grad
     ctx.kind, ctx.output_padding, ctx.geometry = kind, output_padding, (stride, padding, dilation, groups)
-    ctx.weight_size, ctx.weight_last = weight.shape, keeps_channels_last(weight)
+    ctx.weight_size, ctx.weight_last = weight.shape, needs[1] and keeps_channels_last(weight)
     if kind in FROM_OUTPUT:
         ctx.save_for_backward(x if needs[1] else None, weight if needs[0] else None, None if kind == "none" else output)
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -15,19 +16,7 @@ from torch import Tensor
 from .. import backends
 from ..backends import cpu
 from ..backends.cpu._library import FLOATS
-from ..backends.cpu.activation import _CODE
-from ..backends.cpu.attention import _shape_of as _attention_shape
-from ..backends.cpu.batch_norm import _plan as _batch_norm_plan
-from ..backends.cpu.conv import _FORWARD
-from ..backends.cpu.conv import _plan_for as _conv_plan
-from ..backends.cpu.group_norm import _shape_of as _group_norm_shape
-from ..backends.cpu.layer_norm import _shape as _row_norm_shape
-from ..backends.cpu.matmul import _plan as _product_plan
-from ..backends.cpu.pool import _AVERAGE, _MAX
-from ..backends.cpu.pool import _shape as _pool_shape
-from ..backends.cpu.softmax import _shape as _softmax_shape
-from ..ops.batch_norm import memory_format
-from ..ops.pool import channels_last as _lies_channels_last
+from ..ops.activation import KINDS
 
 aten = torch.ops.aten
 
@@ -104,7 +93,7 @@ _PACK_ALIGN = 64
 def prepare(target, served_by: str, args: tuple, kwargs: dict, result, weights: Weights) -> Prepared | None:
     """For a call of ``target`` that gave ``result``: how to do it into given memory, or None."""
     outs = [r for r in (result if isinstance(result, (tuple, list)) else [result]) if r is not None]
-    if not all(r.is_cpu and r.numel() for r in outs):
+    if not outs[0].numel() or not all(r.is_cpu for r in outs):
         return None
     if target.namespace == "dlperf":
         found = _PREPARE.get(target._schema.name.partition("::")[2])
@@ -197,9 +186,14 @@ _NATIVE = {
 }
 
 
-# --- dlperf's CPU kernels -------------------------------------------------------------------------------------------
+# --- dlperf's CPU kernels: arguments as the headers in csrc/cpu say ---------------------------------------------------
 
 _SCRATCH = Address(None)
+_FORWARD = 0  # of a convolution
+_MAX, _AVERAGE = 0, 1
+_LAST = torch.channels_last
+_MASKS = {torch.bool: 1, torch.float32: 2, torch.bfloat16: 3, torch.float16: 4}
+_CODE = {kind: code for code, kind in enumerate(KINDS)}
 
 
 def _address(tensor: Tensor | None):
@@ -210,81 +204,127 @@ def _dense(*tensors: Tensor | None) -> bool:
     return all(t is None or t.is_contiguous() for t in tensors)
 
 
-@prepares("linear")
-def _linear(args, y, weights):
-    x, weight, bias, residual, kind = args
-    if x.dim() < 2 or not _dense(bias):
+def _image_format(x: Tensor) -> torch.memory_format:
+    """The default layout where x has it, else channels last."""
+    return torch.contiguous_format if x.is_contiguous() or x.dim() != 4 else _LAST
+
+
+def _merged(size: tuple, *strides: tuple) -> tuple[int, tuple[int, ...]] | None:
+    """Dimensions as one: (length, a step per tensor), or None where some tensor doesn't walk them evenly."""
+    length, steps = 1, (0,) * len(strides)
+    for n, *step in reversed(list(zip(size, *strides, strict=True))):
+        if n == 1:
+            continue
+        if length == 1:
+            steps = tuple(step)
+        elif any(mine != inner * length for mine, inner in zip(step, steps, strict=True)):
+            return None
+        length *= n
+    return length, steps
+
+
+def _product(rows, batch, a, b, bias, residual, alpha, beta, kind, y, weights):
+    """act(alpha a @ b + bias + beta residual), given the merged dimensions: (length, steps of a, residual, y (, b))."""
+    if rows is None or batch is None or y.stride(-1) != 1 or not _dense(bias):
         return None
-    return _product(x, weight.t(), bias, residual, 1.0, 1.0, kind, y, weights)
-
-
-@prepares("bmm")
-def _bmm(args, y, weights):
-    a, b, bias, input, beta, alpha, kind = args
-    return _product(a, b, bias, input, beta, alpha, kind, y, weights) if _dense(bias) else None
-
-
-def _product(a, b, bias, residual, beta, alpha, kind, y, weights):
-    residual = None if beta == 0 else residual
-    strides = None if residual is None else residual.stride()
+    (m, (a_row, r_row, c_row)), (count, (a_step, r_step, c_step, b_step)) = rows, batch
+    n, k = y.shape[-1], a.shape[-1]
+    shape = cpu.C.GemmShape(
+        *(
+            count,
+            m,
+            n,
+            k,
+            a_step,
+            a_row,
+            a.stride(-1),
+            b_step,
+            b.stride(-2),
+            b.stride(-1),
+            c_step,
+            c_row if m > 1 else n,
+        ),
+        *(r_step, r_row, 1 if residual is None else residual.stride(-1)),
+        *(FLOATS[y.dtype], _CODE[kind], 0.0, alpha, beta, False),
+    )
     threads = torch.get_num_threads()
-    layout = (a.shape, a.stride(), b.shape, b.stride(), strides, beta, alpha, kind, a.dtype, cpu.C.isa(), threads)
-    found = _product_plan(*layout)
-    if found is None or found[0] is None or found[2] is not None:
-        return None
-    shape, scratch, _ = found
     packed = None
     if b.dim() == 2:
         packed = weights.pack(
             b, ("gemm",), cpu.C.gemm_pack_bytes(shape), lambda source, target: cpu.C.gemm_pack_b(shape, source, target)
         )
-    if packed is not None:
-        scratch = cpu.C.gemm_workspace_bytes(shape, threads, True)
     second = Address(b if packed is None else packed)
     operands = (shape, Address(a), second, _address(bias), _address(residual), Address(y), _SCRATCH, threads)
+    scratch = cpu.C.gemm_workspace_bytes(shape, threads, packed is not None)
     return Prepared(cpu.C.gemm, (*operands, packed is not None), scratch)
+
+
+@prepares("linear")
+def _linear(args, y, weights):
+    x, weight, bias, residual, kind = args
+    r = y if residual is None else residual
+    rows = _merged(x.shape[:-1], x.stride()[:-1], r.stride()[:-1], y.stride()[:-1])
+    return _product(rows, (1, (0, 0, 0, 0)), x, weight.t(), bias, residual, 1.0, 1.0, kind, y, weights)
+
+
+@prepares("bmm")
+def _bmm(args, y, weights):
+    a, b, bias, input, beta, alpha, kind = args
+    residual = None if beta == 0 else input
+    r = y if residual is None else residual
+    rows = (y.shape[-2], (a.stride(-2), r.stride(-2), y.stride(-2)))
+    batch = _merged(y.shape[:-2], a.stride()[:-2], r.stride()[:-2], y.stride()[:-2], b.stride()[:-2])
+    return _product(rows, batch, a, b, bias, residual, alpha, beta, kind, y, weights)
 
 
 @prepares("conv2d")
 def _conv2d(args, y, weights):
     x, weight, bias, residual, stride, padding, dilation, groups, kind = args
-    if not _dense(bias) or not all(
-        t is None or t.is_contiguous(memory_format=torch.channels_last) for t in (x, y, residual)
-    ):
+    if not _dense(bias) or not all(t is None or t.is_contiguous(memory_format=_LAST) for t in (x, y, residual)):
         return None
+    geometry = (*stride, *padding, *dilation, groups)
+    n, c, h, w = x.shape
+    shape = cpu.C.Conv2dShape(
+        *(n, h, w, c, y.shape[1], weight.shape[2], weight.shape[3], y.shape[2], y.shape[3]),
+        *(*geometry, *weight.stride(), FLOATS[x.dtype], _CODE[kind], 0.0),
+    )
     threads = torch.get_num_threads()
-    shape, scratch = _conv_plan(_FORWARD, x, y, weight, stride, padding, dilation, groups, kind, threads)
-    key = ("conv2d", tuple(stride), tuple(padding), tuple(dilation), groups)
     packed = weights.pack(
         weight,
-        key,
+        ("conv2d", *geometry),
         cpu.C.conv2d_pack_bytes(shape, _FORWARD),
         lambda source, target: cpu.C.conv2d_pack(shape, _FORWARD, source, target),
     )
-    if packed is not None:
-        scratch = cpu.C.conv2d_workspace_bytes(shape, _FORWARD, threads, True)
     second = Address(weight if packed is None else packed)
     operands = (shape, Address(x), second, _address(bias), _address(residual), Address(y), _SCRATCH, threads)
+    scratch = cpu.C.conv2d_workspace_bytes(shape, _FORWARD, threads, packed is not None)
     return Prepared(cpu.C.conv2d_forward, (*operands, packed is not None), scratch)
+
+
+def _affine_dtype(weight: Tensor | None, bias: Tensor | None, default: torch.dtype) -> int:
+    affine = weight if weight is not None else bias
+    return FLOATS[default if affine is None else affine.dtype]
+
+
+def _row_norm(x, weight, bias, dims, rms, eps, result):
+    if not _dense(x, weight, bias):
+        return None
+    cols = prod(x.shape[x.dim() - dims :])
+    affine = _affine_dtype(weight, bias, x.dtype)
+    shape = cpu.C.RowNormShape(x.numel() // cols, cols, FLOATS[x.dtype], affine, rms, eps)
+    return Prepared(cpu.C.row_norm_forward, (shape, *map(_address, (x, weight, bias, *result))))
 
 
 @prepares("layer_norm")
 def _layer_norm(args, result, weights):
     x, weight, bias, dims, eps = args
-    if not _dense(x, weight, bias):
-        return None
-    affine = weight if weight is not None else bias
-    shape = _row_norm_shape(x.shape, dims, x.dtype, x.dtype if affine is None else affine.dtype, False, eps)
-    return Prepared(cpu.C.row_norm_forward, (shape, *map(_address, (x, weight, bias, *result))))
+    return _row_norm(x, weight, bias, dims, False, eps, result)
 
 
 @prepares("rms_norm")
 def _rms_norm(args, result, weights):
     x, weight, dims, eps = args
-    if not _dense(x, weight):
-        return None
-    shape = _row_norm_shape(x.shape, dims, x.dtype, x.dtype if weight is None else weight.dtype, True, eps)
-    return Prepared(cpu.C.row_norm_forward, (shape, *map(_address, (x, weight, None, *result))))
+    return _row_norm(x, weight, None, dims, True, eps, result)
 
 
 @prepares("group_norm")
@@ -293,9 +333,29 @@ def _group_norm(args, result, weights):
     y, stats = result
     if not _dense(weight, bias) or x.stride() != y.stride():
         return None
-    shape = _group_norm_shape(y, weight, bias, groups, eps, kind)
+    n, c = x.shape[:2]
+    affine = _affine_dtype(weight, bias, x.dtype)
+    last = not x.is_contiguous()
+    geometry = (n, c, prod(x.shape[2:]), groups, FLOATS[x.dtype], affine, last, eps, _CODE[kind])
+    shape = cpu.C.GroupNormShape(*geometry)
     operands = (shape, *map(_address, (x, weight, bias, y, stats)), _SCRATCH)
     return Prepared(cpu.C.group_norm_forward, operands, shape.workspace())
+
+
+@prepares("batch_norm_eval")
+def _batch_norm(args, y, weights):
+    x, mean, var, weight, bias, residual, eps, kind = args
+    layout = _image_format(x)
+    tensors = (x, y, residual)
+    if not _dense(weight, bias, mean, var) or not all(
+        t is None or t.is_contiguous(memory_format=layout) for t in tensors
+    ):
+        return None
+    affine = _affine_dtype(weight, bias, torch.float32)
+    size = (x.shape[0], x.shape[1], prod(x.shape[2:]))
+    shape = cpu.C.BatchNormShape(*size, FLOATS[x.dtype], affine, FLOATS[mean.dtype], layout is _LAST)
+    operands = (shape, *map(_address, (x, residual, y, weight, bias, mean, var)), eps, _CODE[kind], 0.0, False)
+    return Prepared(cpu.C.batch_norm, (*operands, _SCRATCH), cpu.C.batch_norm_workspace(shape))
 
 
 @prepares("attention")
@@ -304,7 +364,14 @@ def _attention(args, result, weights):
     out, stats = result
     if rng is not None or any(t.stride(3) != 1 and t.shape[3] > 1 for t in (q, k, v)):
         return None
-    shape = _attention_shape(q, k, v, mask, out, causal, scale, dropout_p)
+    strides = (0, 0, 0, 0)
+    if mask is not None:
+        strides = tuple(0 if n == 1 else s for n, s in zip(mask.shape, mask.stride(), strict=True))
+    shape = cpu.C.AttentionShape(
+        *(q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3]),
+        *(q.stride()[:3], k.stride()[:3], v.stride()[:3], out.stride()[:3], strides),
+        *(FLOATS[q.dtype], 0 if mask is None else _MASKS[mask.dtype], causal, scale, dropout_p),
+    )
     threads = torch.get_num_threads()
     operands = (shape, *map(_address, (q, k, v, mask)), 0, Address(out), Address(stats), _SCRATCH, threads)
     return Prepared(cpu.C.attention_forward, operands, cpu.C.attention_forward_bytes(shape, threads))
@@ -319,28 +386,24 @@ def _activation(args, y, weights):
     return Prepared(cpu.C.activation_forward, operands)
 
 
-@prepares("batch_norm_eval")
-def _batch_norm(args, y, weights):
-    x, mean, var, weight, bias, residual, eps, kind = args
-    layout = memory_format(x)
-    if not _dense(weight, bias, mean, var) or not all(
-        t is None or t.is_contiguous(memory_format=layout) for t in (x, y, residual)
-    ):
+@prepares("softmax")
+def _softmax(args, y, weights):
+    x, dim, logarithm = args
+    if not _dense(x, y) or x.dim() == 0:
         return None
-    affine = weight if weight is not None else bias
-    affine_dtype = torch.float32 if affine is None else affine.dtype
-    last = layout is not torch.contiguous_format
-    shape, scratch = _batch_norm_plan(x.shape, x.dtype, affine_dtype, mean.dtype, last, torch.get_num_threads())
-    operands = (shape, *map(_address, (x, residual, y, weight, bias, mean, var)), eps, _CODE[kind], 0.0, False)
-    return Prepared(cpu.C.batch_norm, (*operands, _SCRATCH), scratch)
+    shape = cpu.C.SoftmaxShape(prod(x.shape[:dim]), x.shape[dim], prod(x.shape[dim + 1 :]))
+    return Prepared(cpu.C.softmax_forward, (FLOATS[x.dtype], shape, logarithm, Address(x), Address(y)))
 
 
 def _pool(kind, x, y, indices, window, output_size, count_include_pad, divisor):
-    last = _lies_channels_last(x)
-    if not x.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format):
+    layout = _image_format(x)
+    if not x.is_contiguous(memory_format=layout) or not y.is_contiguous(memory_format=layout):
         return None
-    geometry = (x.shape, tuple(output_size), tuple(window), x.dtype, last, count_include_pad, divisor)
-    return Prepared(cpu.C.pool, (_pool_shape(kind, *geometry), Address(x), Address(y), _address(indices)))
+    n, c, *spatial = x.shape
+    kernel, stride, padding, dilation = zip(*[iter(window or (1, 1, 1, 1, 0, 0, 1, 1))] * 2, strict=True)
+    h, w = zip(spatial, output_size, kernel, stride, padding, dilation, strict=True)
+    options = (kind, FLOATS[x.dtype], layout is _LAST, not window, count_include_pad, divisor)
+    return Prepared(cpu.C.pool, (cpu.C.PoolShape(n, c, h, w, *options), Address(x), Address(y), _address(indices)))
 
 
 @prepares("max_pool")
@@ -354,12 +417,3 @@ def _max_pool(args, result, weights):
 def _avg_pool(args, y, weights):
     x, window, output_size, count_include_pad, divisor = args
     return _pool(_AVERAGE, x, y, None, window, output_size, count_include_pad, divisor)
-
-
-@prepares("softmax")
-def _softmax(args, y, weights):
-    x, dim, logarithm = args
-    if not _dense(x, y):
-        return None
-    shape = _softmax_shape(tuple(x.shape), dim)
-    return Prepared(cpu.C.softmax_forward, (FLOATS[x.dtype], shape, logarithm, Address(x), Address(y)))

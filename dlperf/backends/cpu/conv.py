@@ -11,94 +11,120 @@ from ._library import FLOATS, C
 
 _CODE = {kind: code for code, kind in enumerate(KINDS)}
 _FORWARD, _BWD_INPUT, _BWD_WEIGHT = 0, 1, 2
+_LAST = torch.channels_last
 
 
 @lru_cache(maxsize=4096)
-def _plan(direction, x_size, y_size, w_size, w_strides, stride, padding, dilation, groups, kind, dtype, isa, threads):
-    """The kernel's Conv2dShape, with x the convolution's input and y its output, and the workspace in bytes."""
-    n, c, h, w = x_size
+def _plan(direction, empty, first, second, rest, geometry, kind, dtype, isa, threads) -> tuple:
+    """A call's geometry.
+
+    Args:
+        empty: the operator's shape function, asked as ``empty(first, second, *rest)``.
+        first, second: size and strides of the operator's first two tensors.
+        geometry: stride, padding, dilation and groups, in one tuple.
+
+    Returns:
+        ``(size, strides, is_nhwc, shape, workspace)``: the result's size and strides and whether that is NHWC memory;
+        Conv2dShape; bytes of workspace.
+    """
+    a = torch.empty_strided(*first, device="meta")
+    b = torch.empty_strided(*second, device="meta")
+    out = empty(a, b, *rest)
+    # x and y are the convolution's own input and output, whichever way the call goes.
+    x, y, w = {_FORWARD: (a, out, b), _BWD_INPUT: (out, a, b), _BWD_WEIGHT: (b, a, out)}[direction]
+    n, c, height, width = x.shape
     shape = C.Conv2dShape(
-        *(n, h, w, c, y_size[1], w_size[2], w_size[3], y_size[2], y_size[3]),
-        *(*stride, *padding, *dilation, groups),
-        *w_strides,
+        *(n, height, width, c, y.shape[1], w.shape[2], w.shape[3], y.shape[2], y.shape[3]),
+        *geometry,
+        *w.stride(),
         *(FLOATS[dtype], _CODE[kind], 0.0),
     )
-    return shape, C.conv2d_workspace_bytes(shape, direction, threads, False)
-
-
-def _plan_for(direction, x, y, w, stride, padding, dilation, groups, kind, threads):
-    return _plan(
-        direction,
-        *(x.shape, y.shape, w.shape, w.stride()),
-        *(tuple(stride), tuple(padding), tuple(dilation), groups),
-        *(kind, x.dtype, C.isa(), threads),
-    )
+    workspace = 0 if x.numel() == 0 else C.conv2d_workspace_bytes(shape, direction, threads, False)
+    return out.shape, out.stride(), out.is_contiguous(memory_format=_LAST), shape, workspace
 
 
 def _nhwc(x: Tensor) -> Tensor:
     """x, or a copy, whose memory is dense NHWC."""
-    if x.is_contiguous(memory_format=torch.channels_last):
+    if x.is_contiguous(memory_format=_LAST):
         return x
     if not x.is_contiguous():
-        return x.contiguous(memory_format=torch.channels_last)
-    out = torch.empty(x.shape, dtype=x.dtype, memory_format=torch.channels_last)
+        return x.contiguous(memory_format=_LAST)
+    out = torch.empty_like(x, memory_format=_LAST)
     n, c, h, w = x.shape
     C.transpose(x.data_ptr(), out.data_ptr(), n, c, h * w, x.itemsize)
     return out
 
 
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
-
-
-def _convolve(kernel, direction, given, weight, bias, residual, out, sizes, geometry, kind) -> Tensor:
-    """Runs a kernel that reads `given` and writes `out`, both in NHWC memory whatever their own is."""
+def _run(kernel, plan: tuple, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, threads: int):
+    """act(kernel(x, weight) + bias + residual), with what is not NHWC transposed on the way in and out."""
+    size, strides, is_nhwc, shape, workspace = plan
+    out = x.new_empty_strided(size, strides)
     if out.numel() == 0:
         return out
-    threads = torch.get_num_threads()
-    shape, workspace = _plan_for(direction, *sizes, weight, *geometry, kind, threads)
-    given = _nhwc(given)
-    residual = None if residual is None else _nhwc(residual)
-    bias = None if bias is None else bias.contiguous()
-    direct = out.is_contiguous(memory_format=torch.channels_last)
-    target = out if direct else torch.empty(out.shape, dtype=out.dtype, memory_format=torch.channels_last)
-    scratch = torch.empty(workspace, dtype=torch.uint8) if workspace else None
-    kernel(
-        shape,
-        *(given.data_ptr(), weight.data_ptr(), _address(bias), _address(residual), target.data_ptr()),
-        *(_address(scratch), threads),
-    )
-    if not direct:
-        n, c, h, w = out.shape
+    x = _nhwc(x)
+    bias_at = residual_at = scratch_at = 0
+    if bias is not None:
+        bias = bias.contiguous()
+        bias_at = bias.data_ptr()
+    if residual is not None:
+        residual = _nhwc(residual)
+        residual_at = residual.data_ptr()
+    if workspace:
+        scratch = x.new_empty_strided((workspace,), (1,), dtype=torch.uint8)
+        scratch_at = scratch.data_ptr()
+    target = out if is_nhwc else torch.empty_like(out, memory_format=_LAST)
+    kernel(shape, x.data_ptr(), weight.data_ptr(), bias_at, residual_at, target.data_ptr(), scratch_at, threads)
+    if not is_nhwc:
+        n, c, h, w = size
         C.transpose(target.data_ptr(), out.data_ptr(), n, h * w, c, out.itemsize)
     return out
 
 
 def conv2d(x, weight, bias, residual, stride, padding, dilation, groups, activation):
-    y = conv2d_empty(x, weight, bias, residual, stride, padding, dilation)
-    geometry = stride, padding, dilation, groups
-    return _convolve(C.conv2d_forward, _FORWARD, x, weight, bias, residual, y, (x, y), geometry, activation)
+    threads = torch.get_num_threads()
+    plan = _plan(
+        *(_FORWARD, conv2d_empty, (x.shape, x.stride()), (weight.shape, weight.stride())),
+        (None, None, tuple(stride), tuple(padding), tuple(dilation)),
+        (*stride, *padding, *dilation, groups),
+        *(activation, x.dtype, C.isa(), threads),
+    )
+    return _run(C.conv2d_forward, plan, x, weight, bias, residual, threads)
 
 
 def conv2d_bwd_input(gy, weight, input_size, stride, padding, dilation, groups, channels_last):
-    geometry = stride, padding, dilation, groups
-    gx = conv2d_bwd_input_empty(gy, weight, input_size, *geometry, channels_last)
-    return _convolve(C.conv2d_bwd_input, _BWD_INPUT, gy, weight, None, None, gx, (gx, gy), geometry, "none")
+    threads = torch.get_num_threads()
+    plan = _plan(
+        *(_BWD_INPUT, conv2d_bwd_input_empty, (gy.shape, gy.stride()), (weight.shape, weight.stride())),
+        (tuple(input_size), None, None, None, None, channels_last),
+        (*stride, *padding, *dilation, groups),
+        *("none", gy.dtype, C.isa(), threads),
+    )
+    return _run(C.conv2d_bwd_input, plan, gy, weight, None, None, threads)
 
 
 def conv_transpose2d(x, weight, bias, stride, padding, output_padding, dilation, groups, activation):
-    geometry = stride, padding, dilation, groups
-    y = conv_transpose2d_empty(x, weight, bias, stride, padding, output_padding, dilation, groups)
-    return _convolve(C.conv2d_bwd_input, _BWD_INPUT, x, weight, bias, None, y, (y, x), geometry, activation)
+    threads = torch.get_num_threads()
+    plan = _plan(
+        *(_BWD_INPUT, conv_transpose2d_empty, (x.shape, x.stride()), (weight.shape, weight.stride())),
+        (None, tuple(stride), tuple(padding), tuple(output_padding), tuple(dilation), groups),
+        (*stride, *padding, *dilation, groups),
+        *(activation, x.dtype, C.isa(), threads),
+    )
+    return _run(C.conv2d_bwd_input, plan, x, weight, bias, None, threads)
 
 
 def conv2d_bwd_weight(gy, x, weight_size, stride, padding, dilation, groups, channels_last):
-    gw = conv2d_bwd_weight_empty(gy, x, weight_size, stride, padding, dilation, groups, channels_last)
+    threads = torch.get_num_threads()
+    size, strides, _, shape, workspace = _plan(
+        *(_BWD_WEIGHT, conv2d_bwd_weight_empty, (gy.shape, gy.stride()), (x.shape, x.stride())),
+        (tuple(weight_size), None, None, None, None, channels_last),
+        (*stride, *padding, *dilation, groups),
+        *("none", x.dtype, C.isa(), threads),
+    )
+    gw = x.new_empty_strided(size, strides)
     if gy.numel() == 0:
         return gw.zero_()
-    threads = torch.get_num_threads()
-    shape, workspace = _plan_for(_BWD_WEIGHT, x, gy, gw, stride, padding, dilation, groups, "none", threads)
     gy, x = _nhwc(gy), _nhwc(x)
-    scratch = torch.empty(workspace, dtype=torch.uint8) if workspace else None
-    C.conv2d_bwd_weight(shape, gy.data_ptr(), x.data_ptr(), gw.data_ptr(), _address(scratch), threads)
+    scratch = x.new_empty_strided((workspace,), (1,), dtype=torch.uint8)
+    C.conv2d_bwd_weight(shape, gy.data_ptr(), x.data_ptr(), gw.data_ptr(), scratch.data_ptr(), threads)
     return gw

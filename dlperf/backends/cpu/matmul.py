@@ -14,26 +14,34 @@ _CODE = {kind: code for code, kind in enumerate(KINDS)}
 _MOST_CALLS = 256
 
 
+def _meta(size: tuple, strides: tuple) -> Tensor:
+    """A tensor of no data, to ask the operators' own shape functions once per geometry."""
+    return torch.empty_strided(size, strides, device="meta")
+
+
 @lru_cache(maxsize=4096)
-def _plan(
-    a_size: tuple,
-    a_strides: tuple,
-    b_size: tuple,
-    b_strides: tuple,
-    r_strides: tuple | None,
-    beta: float,
-    alpha: float,
-    kind: str,
-    dtype: torch.dtype,
-    isa: str,
-    threads: int,
-) -> tuple | None:
+def _linear_plan(x_size, x_strides, w_size, w_strides, r_strides, kind, dtype, isa, threads) -> tuple | None:
+    y = linear_empty(_meta(x_size, x_strides), _meta(w_size, w_strides))
+    if len(x_size) == 1:
+        x_size, x_strides = (1, *x_size), (0, *x_strides)
+        r_strides = None if r_strides is None else (0, *r_strides)
+    b = w_size[::-1], w_strides[::-1]
+    return _plan(y, x_size, x_strides, *b, r_strides, 1.0, 1.0, kind, dtype, threads)
+
+
+@lru_cache(maxsize=4096)
+def _bmm_plan(a_size, a_strides, b_size, b_strides, r_strides, beta, alpha, kind, dtype, isa, threads) -> tuple | None:
+    y = bmm_empty(_meta(a_size, a_strides), _meta(b_size, b_strides))
+    return _plan(y, a_size, a_strides, b_size, b_strides, r_strides, beta, alpha, kind, dtype, threads)
+
+
+def _plan(y, a_size, a_strides, b_size, b_strides, r_strides, beta, alpha, kind, dtype, threads) -> tuple | None:
     """How to multiply [*, M, K] by [*, K, N]; b may have no batch dimensions: every row of a is multiplied by it.
 
     Returns:
-        ``(shape, workspace, offsets)``: one call's GemmShape, or None where the result is empty; its workspace; and
-        bytes to add to the addresses of (a, b, residual, c) in each call, or None for one call. Or None where the
-        operands have to be made contiguous first.
+        ``(size, strides, shape, workspace, offsets)``: the result's size and strides; one call's GemmShape, or None
+        where the result is empty; its workspace; and bytes to add to the addresses of (a, b, residual, c) in each call,
+        or None for one call. Or None where the operands have to be made contiguous first.
     """
     *batch, m, k = a_size
     n = b_size[-1]
@@ -41,7 +49,7 @@ def _plan(
     r_batch = (0,) * (len(a_size) - 1) if r_strides is None else r_strides[:-1]
     size = (*batch, m)
     if 0 in (*size, n):
-        return None, 0, None
+        return y.shape, y.stride(), None, 0, None
     # Rows are a dimension like the batch's, along which b stands still. Strides of (a, b, residual, c).
     steps = list(zip(a_strides[:-1], (*b_batch, 0), r_batch, _contiguous(size, n), strict=True))
     groups = _merge(size, steps)
@@ -63,7 +71,7 @@ def _plan(
         *(r_step, r_row, 1 if r_strides is None else r_strides[-1]),
         *(FLOATS[dtype], _CODE[kind], 0.0, alpha, beta, False),
     )
-    return shape, C.gemm_workspace_bytes(shape, threads, False), offsets
+    return y.shape, y.stride(), shape, C.gemm_workspace_bytes(shape, threads, False), offsets
 
 
 def _contiguous(size: tuple, unit: int) -> list[int]:
@@ -98,46 +106,53 @@ def _offsets(groups: list[tuple[int, tuple]], itemsize: int) -> list[tuple]:
     return offsets
 
 
-def _product(a, b, bias, residual, beta, alpha, kind, y) -> Tensor:
-    isa, threads = C.isa(), torch.get_num_threads()
-    if beta == 0:
-        residual = None
-    r_strides = None if residual is None else residual.stride()
-    plan = _plan(a.shape, a.stride(), b.shape, b.stride(), r_strides, beta, alpha, kind, a.dtype, isa, threads)
-    if plan is None:
-        a, b = a.contiguous(), b if b.dim() == 2 else b.contiguous()
-        residual = None if residual is None else residual.contiguous()
-        return _product(a, b, bias, residual, beta, alpha, kind, y)
-    shape, workspace, offsets = plan
+def _run(plan: tuple, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None, threads: int) -> Tensor:
+    size, strides, shape, workspace, offsets = plan
+    y = a.new_empty_strided(size, strides)
     if shape is None:
         return y
-    if bias is None:
-        bias_address = 0
-    else:
+    bias_at = 0
+    if bias is not None:
         bias = bias.contiguous()
-        bias_address = bias.data_ptr()
+        bias_at = bias.data_ptr()
     r = 0 if residual is None else residual.data_ptr()
-    scratch = torch.empty(workspace, dtype=torch.uint8) if workspace else None
-    w = 0 if scratch is None else scratch.data_ptr()
+    scratch_at = 0
+    if workspace:
+        scratch = a.new_empty_strided((workspace,), (1,), dtype=torch.uint8)
+        scratch_at = scratch.data_ptr()
     if offsets is None:
-        C.gemm(shape, a.data_ptr(), b.data_ptr(), bias_address, r, y.data_ptr(), w, threads)
+        C.gemm(shape, a.data_ptr(), b.data_ptr(), bias_at, r, y.data_ptr(), scratch_at, threads)
         return y
     starts = a.data_ptr(), b.data_ptr(), r, y.data_ptr()
     for offset in offsets:
         a_at, b_at, r_at, y_at = (start + o for start, o in zip(starts, offset, strict=True))
-        C.gemm(shape, a_at, b_at, bias_address, r_at if r else 0, y_at, w, threads)
+        C.gemm(shape, a_at, b_at, bias_at, r_at if r else 0, y_at, scratch_at, threads)
     return y
 
 
+def _made_contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str) -> Tensor:
-    y = linear_empty(x, weight)
-    if x.dim() == 1:
-        x = x.unsqueeze(0)
-        residual = None if residual is None else residual.unsqueeze(0)
-    return _product(x, weight.t(), bias, residual, 1.0, 1.0, activation, y)
+    threads = torch.get_num_threads()
+    r_strides = None if residual is None else residual.stride()
+    signature = x.shape, x.stride(), weight.shape, weight.stride(), r_strides
+    plan = _linear_plan(*signature, activation, x.dtype, C.isa(), threads)
+    if plan is None:
+        return linear(x.contiguous(), weight, bias, _made_contiguous(residual), activation)
+    return _run(plan, x, weight, bias, residual, threads)
 
 
 def bmm(
     a: Tensor, b: Tensor, bias: Tensor | None, input: Tensor | None, beta: float, alpha: float, activation: str
 ) -> Tensor:
-    return _product(a, b, bias, input, beta, alpha, activation, bmm_empty(a, b))
+    threads = torch.get_num_threads()
+    if beta == 0:
+        input = None
+    r_strides = None if input is None else input.stride()
+    signature = a.shape, a.stride(), b.shape, b.stride(), r_strides
+    plan = _bmm_plan(*signature, beta, alpha, activation, a.dtype, C.isa(), threads)
+    if plan is None:
+        return bmm(a.contiguous(), b.contiguous(), bias, _made_contiguous(input), beta, alpha, activation)
+    return _run(plan, a, b, bias, input, threads)

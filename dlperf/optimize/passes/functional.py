@@ -29,7 +29,8 @@ def make_functional(graph: fx.Graph) -> bool:
                     return False  # a write into a view is one into what it shows, too
                 same.add(node)
                 writes.append((node, functional))
-            if may_alias(node) and node.all_input_nodes:
+                source = memory[node.args[0]]
+            elif may_alias(node) and node.all_input_nodes:
                 roots = {memory[n] for n in node.all_input_nodes}
                 if len(roots) > 1 and writes:
                     return False
@@ -42,7 +43,8 @@ def make_functional(graph: fx.Graph) -> bool:
             return False
         direct = {written, *(w for w, _ in writes if memory[w] is written)}
         for view in members[written]:
-            if view not in direct and any(order[user] > order[node] for user in view.users):
+            # A view made before the write, read after it.
+            if view not in direct and order[view] < order[node] and any(order[u] > order[node] for u in view.users):
                 return False
     for node, functional in writes:
         target, later = node.args[0], [u for u in node.args[0].users if order[u] > order[node]]
