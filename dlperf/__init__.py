@@ -13,8 +13,9 @@ from ._version import __version__
 from .backends import backend
 from .errors import BackendError
 from .optimize import optimize, report
+from .precision import precision
 
-__all__ = ["BackendError", "__version__", "backend", "backends", "nn", "ops", "optimize", "report"]
+__all__ = ["BackendError", "__version__", "backend", "backends", "nn", "ops", "optimize", "precision", "report"]
 
 
 def _single_thread_after_fork() -> None:

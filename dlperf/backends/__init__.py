@@ -16,6 +16,7 @@ from types import ModuleType
 
 from torch import Tensor
 
+from .. import precision
 from ..errors import BackendError
 
 NAMES = ("cpu", "cuda", "triton", "reference")
@@ -56,7 +57,8 @@ _default_named = os.environ.get("DLPERF_BACKEND") or None
 
 
 def check_environment() -> None:
-    """Raises ValueError where DLPERF_BACKEND or DLPERF_ISA holds something that is none of the names."""
+    """Raises ValueError where DLPERF_BACKEND, DLPERF_ISA or DLPERF_PRECISION holds what is none of the names."""
+    precision.check_environment()
     if _default_named is not None:
         _check_name(_default_named, "environment variable DLPERF_BACKEND")
     load("cpu")

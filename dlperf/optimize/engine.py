@@ -16,6 +16,7 @@ from .. import backends
 from ..backends import cpu
 from ..nn import LAYERS
 from ..ops import _frame
+from ..precision import strict
 from . import passes
 from .capture import Program, capture
 from .plan import Plan
@@ -82,7 +83,7 @@ class Engine:
         if reason is not None:
             self.uncaptured[reason] = self.uncaptured.get(reason, 0) + 1
             return self._by_layers(args, kwargs, grad="gradient" in reason)
-        key = (key, backends.named(), cpu.C and cpu.C.isa(), torch.get_num_threads())
+        key = (key, backends.named(), cpu.C and cpu.C.isa(), torch.get_num_threads(), strict())
         plan = self.plans.get(key)
         if plan is None:
             return self._first(key, args, kwargs, tensors)

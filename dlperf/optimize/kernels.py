@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import backends
 from ..backends import cpu
 from ..backends.cpu._library import FLOATS
+from ..backends.cpu.conv import algorithm
 from ..ops.activation import KINDS
 
 aten = torch.ops.aten
@@ -286,12 +287,12 @@ def _conv2d(args, y, weights):
     n, c, h, w = x.shape
     shape = cpu.C.Conv2dShape(
         *(n, h, w, c, y.shape[1], weight.shape[2], weight.shape[3], y.shape[2], y.shape[3]),
-        *(*geometry, *weight.stride(), FLOATS[x.dtype], _CODE[kind], 0.0),
+        *(*geometry, *weight.stride(), FLOATS[x.dtype], _CODE[kind], 0.0, algorithm()),
     )
     threads = torch.get_num_threads()
     packed = weights.pack(
         weight,
-        ("conv2d", *geometry),
+        ("conv2d", *geometry, cpu.C.conv2d_algorithm(shape, _FORWARD, True)),
         cpu.C.conv2d_pack_bytes(shape, _FORWARD),
         lambda source, target: cpu.C.conv2d_pack(shape, _FORWARD, source, target),
     )

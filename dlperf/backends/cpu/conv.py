@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -7,21 +8,42 @@ from torch import Tensor
 
 from ...ops.activation import KINDS
 from ...ops.conv import conv2d_bwd_input_empty, conv2d_bwd_weight_empty, conv2d_empty, conv_transpose2d_empty
+from ...precision import strict
 from ._library import FLOATS, C
 
 _CODE = {kind: code for code, kind in enumerate(KINDS)}
 _FORWARD, _BWD_INPUT, _BWD_WEIGHT = 0, 1, 2
 _LAST = torch.channels_last
+ALGORITHMS = {"automatic": 0, "direct": 1, "winograd": 2}
+
+_forced = 0
+
+
+@contextmanager
+def force_algorithm(name: str):
+    """Overrides the choice by shape, in every thread: for tests and benchmarks. One of ``ALGORITHMS``."""
+    global _forced
+    before, _forced = _forced, ALGORITHMS[name]
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def algorithm() -> int:
+    """What a Conv2dShape made now asks for."""
+    return _forced or (ALGORITHMS["direct"] if strict() else ALGORITHMS["automatic"])
 
 
 @lru_cache(maxsize=4096)
-def _plan(direction, empty, first, second, rest, geometry, kind, dtype, isa, threads) -> tuple:
+def _plan(direction, empty, first, second, rest, geometry, kind, dtype, isa, threads, asked) -> tuple:
     """A call's geometry.
 
     Args:
         empty: the operator's shape function, asked as ``empty(first, second, *rest)``.
         first, second: size and strides of the operator's first two tensors.
         geometry: stride, padding, dilation and groups, in one tuple.
+        asked: the algorithm, as ``algorithm()`` gives it.
 
     Returns:
         ``(size, strides, is_nhwc, shape, workspace)``: the result's size and strides and whether that is NHWC memory;
@@ -37,7 +59,7 @@ def _plan(direction, empty, first, second, rest, geometry, kind, dtype, isa, thr
         *(n, height, width, c, y.shape[1], w.shape[2], w.shape[3], y.shape[2], y.shape[3]),
         *geometry,
         *w.stride(),
-        *(FLOATS[dtype], _CODE[kind], 0.0),
+        *(FLOATS[dtype], _CODE[kind], 0.0, asked),
     )
     workspace = 0 if x.numel() == 0 else C.conv2d_workspace_bytes(shape, direction, threads, False)
     return out.shape, out.stride(), out.is_contiguous(memory_format=_LAST), shape, workspace
@@ -86,7 +108,7 @@ def conv2d(x, weight, bias, residual, stride, padding, dilation, groups, activat
         *(_FORWARD, conv2d_empty, (x.shape, x.stride()), (weight.shape, weight.stride())),
         (None, None, tuple(stride), tuple(padding), tuple(dilation)),
         (*stride, *padding, *dilation, groups),
-        *(activation, x.dtype, C.isa(), threads),
+        *(activation, x.dtype, C.isa(), threads, algorithm()),
     )
     return _run(C.conv2d_forward, plan, x, weight, bias, residual, threads)
 
@@ -97,7 +119,7 @@ def conv2d_bwd_input(gy, weight, input_size, stride, padding, dilation, groups, 
         *(_BWD_INPUT, conv2d_bwd_input_empty, (gy.shape, gy.stride()), (weight.shape, weight.stride())),
         (tuple(input_size), None, None, None, None, channels_last),
         (*stride, *padding, *dilation, groups),
-        *("none", gy.dtype, C.isa(), threads),
+        *("none", gy.dtype, C.isa(), threads, algorithm()),
     )
     return _run(C.conv2d_bwd_input, plan, gy, weight, None, None, threads)
 
@@ -108,7 +130,7 @@ def conv_transpose2d(x, weight, bias, stride, padding, output_padding, dilation,
         *(_BWD_INPUT, conv_transpose2d_empty, (x.shape, x.stride()), (weight.shape, weight.stride())),
         (None, tuple(stride), tuple(padding), tuple(output_padding), tuple(dilation), groups),
         (*stride, *padding, *dilation, groups),
-        *(activation, x.dtype, C.isa(), threads),
+        *(activation, x.dtype, C.isa(), threads, algorithm()),
     )
     return _run(C.conv2d_bwd_input, plan, x, weight, bias, None, threads)
 
@@ -119,7 +141,7 @@ def conv2d_bwd_weight(gy, x, weight_size, stride, padding, dilation, groups, cha
         *(_BWD_WEIGHT, conv2d_bwd_weight_empty, (gy.shape, gy.stride()), (x.shape, x.stride())),
         (tuple(weight_size), None, None, None, None, channels_last),
         (*stride, *padding, *dilation, groups),
-        *("none", x.dtype, C.isa(), threads),
+        *("none", x.dtype, C.isa(), threads, algorithm()),
     )
     gw = x.new_empty_strided(size, strides)
     if gy.numel() == 0:
