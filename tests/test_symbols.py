@@ -18,5 +18,6 @@ def test_isa_objects_export_only_their_own_namespace():
         isa = path.name.split(".")[-2]
         listed = subprocess.run(["nm", "-C", "--defined-only", str(path)], capture_output=True, text=True, check=True)
         weak = [line for line in listed.stdout.splitlines() if re.match(r"^[0-9a-f]+ [WVu] ", line)]
-        foreign = [line for line in weak if f"dlperf::{isa}::" not in line]
+        # DW.ref.* is a pointer to the language runtime's own handler: data, the same in every object.
+        foreign = [line for line in weak if f"dlperf::{isa}::" not in line and " DW.ref." not in line]
         assert foreign == [], f"{path.name}: {foreign[:3]}"

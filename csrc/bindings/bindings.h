@@ -23,6 +23,7 @@ void bind_gemm(py::module_& m);
 void bind_conv(py::module_& m);
 void bind_ceiling(py::module_& m);
 void bind_layout(py::module_& m);
+void bind_memory(py::module_& m);
 void bind_batch_norm(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_elementwise(py::module_& m);

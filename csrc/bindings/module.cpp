@@ -4,6 +4,7 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "dlperf's CPU kernels on raw addresses. Use dlperf.nn or dlperf.ops, which check their arguments.";
     bind_isa(m);
     bind_layout(m);
+    bind_memory(m);
     bind_batch_norm(m);
     bind_pool(m);
     bind_attention(m);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..memory import empty_like
 from ._checks import check_floating
 from ._frame import Operator, backward_through_reference, plain, save_inputs
 
@@ -35,7 +36,7 @@ _SAME_FROM_OUTPUT = frozenset({"none", "relu", "relu6"})
 
 def activation_empty(x: Tensor, *_) -> Tensor:
     """Dense, in x's own order of dimensions, as torch's elementwise operators give."""
-    return torch.empty_like(x)
+    return empty_like(x)
 
 
 def _setup(ctx, args, output):
@@ -61,7 +62,7 @@ activation_ = Operator("activation_(Tensor(a!) x, str kind, float param) -> ()",
 # gx = gy * act'(x), laid out as x
 activation_bwd = Operator(
     "activation_bwd(Tensor gy, Tensor x, str kind, float param) -> Tensor",
-    fake=lambda gy, x, kind, param: torch.empty_like(x),
+    fake=lambda gy, x, kind, param: empty_like(x),
     setup=save_inputs,
     backward=backward_through_reference("activation_bwd"),
 )

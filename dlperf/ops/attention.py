@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..memory import new_empty
 from ._checks import check_floating, check_same_device, describe
 from ._epilogue import cast_for_autocast
 from ._frame import Operator, backward_through_reference, save_inputs
@@ -18,10 +19,10 @@ def _in_order_of(x: Tensor, shape: tuple) -> Tensor:
     b, h, s, e = shape
     at_b, at_h, at_s, _ = x.stride()
     if at_h >= at_s or at_h == 0:
-        return x.new_empty(shape)
+        return new_empty(x, shape)
     if at_b >= at_s or at_b == 0:
-        return x.new_empty((b, s, h, e)).transpose(1, 2)
-    return x.new_empty((s, b, h, e)).permute(1, 2, 0, 3)
+        return new_empty(x, (b, s, h, e)).transpose(1, 2)
+    return new_empty(x, (s, b, h, e)).permute(1, 2, 0, 3)
 
 
 def attention_empty(q: Tensor, k: Tensor, v: Tensor, *_) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
+from ..memory import empty_like
 from . import activation as _activation
 from ._checks import check_floating, check_tensor, describe
 from ._epilogue import check_activation, check_residual, fuses
@@ -27,11 +28,11 @@ def _stats_empty(x: Tensor) -> Tensor:
 
 def batch_norm_train_empty(x: Tensor, *_) -> tuple[Tensor, Tensor, Tensor]:
     """y, in x's memory format, and the batch's mean and (biased) variance."""
-    return torch.empty_like(x, memory_format=memory_format(x)), _stats_empty(x), _stats_empty(x)
+    return empty_like(x, memory_format=memory_format(x)), _stats_empty(x), _stats_empty(x)
 
 
 def batch_norm_eval_empty(x: Tensor, *_) -> Tensor:
-    return torch.empty_like(x, memory_format=memory_format(x))
+    return empty_like(x, memory_format=memory_format(x))
 
 
 def batch_norm_bwd_empty(gy, x, y, mean, var, weight, bias, eps, training, wanted) -> tuple[Tensor, ...]:

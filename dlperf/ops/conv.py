@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..memory import new_empty
 from ._conv_geometry import conv_geometry, conv_transpose_geometry
 from ._epilogue import (
     cast_for_autocast,
@@ -31,7 +32,7 @@ def keeps_channels_last(x: Tensor) -> bool:
 
 def _empty(x: Tensor, size, channels_last: bool) -> Tensor:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format)
+    return new_empty(x, size, memory_format)
 
 
 def conv2d_empty(x: Tensor, weight: Tensor, bias, residual, stride, padding, dilation, *_) -> Tensor:

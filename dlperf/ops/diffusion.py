@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from ..memory import empty_like
 from ._frame import Operator, backward_through_reference, save_inputs
 from .group_norm import memory_format
 
@@ -14,12 +14,12 @@ def diffusion_step_empty(
 ) -> tuple[Tensor, Tensor]:
     """The next sample and, where wanted, the predicted x0, both laid out as x."""
     layout = memory_format(x)
-    x0 = torch.empty_like(x, memory_format=layout) if wants_x0 else x.new_empty(0)
-    return torch.empty_like(x, memory_format=layout), x0
+    x0 = empty_like(x, memory_format=layout) if wants_x0 else x.new_empty(0)
+    return empty_like(x, memory_format=layout), x0
 
 
 def add_noise_empty(x, noise, alpha_bar, timesteps, velocity) -> Tensor:
-    return torch.empty_like(x, memory_format=memory_format(x))
+    return empty_like(x, memory_format=memory_format(x))
 
 
 # coefficients: x0_from_x, x0_from_m, clip, from_x0, from_x, from_m, from_history, sigma, guidance, as in

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from ..memory import empty_like
 from ._checks import check_floating
 from ._frame import Operator
 from .random import random_pair
@@ -12,7 +12,7 @@ from .random import random_pair
 
 def dropout_empty(x: Tensor, *_) -> Tensor:
     """Dense, in x's own order of dimensions: the order in which elements are numbered for the random words."""
-    return torch.empty_like(x)
+    return empty_like(x)
 
 
 def _setup(ctx, args, output):

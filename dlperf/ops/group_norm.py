@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
+from ..memory import empty_like
 from . import activation as _activation
 from ._checks import check_floating, describe
 from ._frame import Operator, backward_through_reference, save_inputs
@@ -26,7 +27,7 @@ def memory_format(x: Tensor) -> torch.memory_format:
 def group_norm_empty(x: Tensor, weight, bias, groups, eps, activation) -> tuple[Tensor, Tensor]:
     """y, in x's memory format, and stats: [mean; 1 / sqrt(variance + eps)] of each image's groups."""
     dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
-    y = torch.empty_like(x, memory_format=memory_format(x))
+    y = empty_like(x, memory_format=memory_format(x))
     return y, x.new_empty((2, x.shape[0] * groups), dtype=dtype)
 
 
@@ -34,7 +35,7 @@ def group_norm_bwd_empty(gy, x, weight, bias, stats, groups, eps, activation, wa
     """gx, gweight, gbias; those that are not wanted have no elements."""
     channels = (x.shape[1],)
     return (
-        torch.empty_like(x, memory_format=memory_format(x)) if wanted[0] else x.new_empty(0),
+        empty_like(x, memory_format=memory_format(x)) if wanted[0] else x.new_empty(0),
         (x if weight is None else weight).new_empty(channels if wanted[1] else 0),
         (x if bias is None else bias).new_empty(channels if wanted[2] else 0),
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..memory import new_empty
 from ._checks import check_floating, describe
 from ._frame import Operator, backward_through_reference, save_inputs
 
@@ -25,20 +26,16 @@ def rows_of(x: Tensor, dims: int):
 
 def layer_norm_empty(x: Tensor, weight, bias, dims: int, eps: float) -> tuple[Tensor, Tensor]:
     """y, contiguous as torch's, and stats: [mean; 1 / sqrt(variance + eps)] of each row."""
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device), x.new_empty(
-        (2, rows_of(x, dims)), dtype=_stats_dtype(x)
-    )
+    return new_empty(x, x.shape), x.new_empty((2, rows_of(x, dims)), dtype=_stats_dtype(x))
 
 
 def rms_norm_empty(x: Tensor, weight, dims: int, eps: float) -> tuple[Tensor, Tensor]:
     """y, contiguous as torch's, and stats: [1 / sqrt(mean square + eps)] of each row."""
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device), x.new_empty(
-        (1, rows_of(x, dims)), dtype=_stats_dtype(x)
-    )
+    return new_empty(x, x.shape), x.new_empty((1, rows_of(x, dims)), dtype=_stats_dtype(x))
 
 
 def _grad_empty(x: Tensor, wanted: bool) -> Tensor:
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device) if wanted else x.new_empty(0)
+    return new_empty(x, x.shape) if wanted else x.new_empty(0)
 
 
 def layer_norm_bwd_empty(gy, x, weight, bias, stats, dims, eps, wanted) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from ..memory import new_empty
 from ._checks import check_tensor, describe
 from ._frame import Operator
 from .group_norm import memory_format
@@ -12,12 +12,12 @@ from .group_norm import memory_format
 
 def pixel_shuffle_empty(x: Tensor, r: int) -> Tensor:
     n, c, h, w = x.shape
-    return torch.empty((n, c // (r * r), h * r, w * r), dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    return new_empty(x, (n, c // (r * r), h * r, w * r), memory_format(x))
 
 
 def pixel_unshuffle_empty(y: Tensor, r: int) -> Tensor:
     n, c, h, w = y.shape
-    return torch.empty((n, c * r * r, h // r, w // r), dtype=y.dtype, device=y.device, memory_format=memory_format(y))
+    return new_empty(y, (n, c * r * r, h // r, w // r), memory_format(y))
 
 
 def _setup(ctx, args, output):

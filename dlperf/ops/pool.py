@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..memory import new_empty
 from ._checks import check_tensor, describe
 from ._frame import Operator
 from .conv import keeps_channels_last
@@ -26,7 +27,7 @@ def channels_last(x: Tensor) -> bool:
 
 def _empty(x: Tensor, size, channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(size, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format)
+    return new_empty(x, size, memory_format, dtype)
 
 
 def _pooled(x: Tensor, output_size) -> tuple:

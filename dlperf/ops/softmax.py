@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..memory import empty_like
 from ._checks import check_floating
 from ._frame import Operator, backward_through_reference, save_inputs
 
 
 def softmax_empty(x: Tensor, *_) -> Tensor:
     """Contiguous, of x's shape."""
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    return empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _setup(ctx, args, output):

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..memory import new_empty
 from ._checks import check_tensor
 from ._frame import Operator
 from .group_norm import memory_format
@@ -25,12 +26,12 @@ MODES = {
 def upsample_empty(x: Tensor, size, mode, align_corners, scale_h, scale_w) -> Tensor:
     """(n, c, *size), in x's memory format."""
     shape = (x.shape[0], x.shape[1], size[0], size[1])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    return new_empty(x, shape, memory_format(x))
 
 
 def upsample_bwd_empty(gy: Tensor, x_size, mode, align_corners, scale_h, scale_w) -> Tensor:
     shape = (gy.shape[0], gy.shape[1], x_size[0], x_size[1])
-    return torch.empty(shape, dtype=gy.dtype, device=gy.device, memory_format=memory_format(gy))
+    return new_empty(gy, shape, memory_format(gy))
 
 
 def _setup(ctx, args, output):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...memory import new_empty, new_empty_strided
 from ._library import C
 
 
@@ -12,7 +13,7 @@ def dense_like(x: Tensor, pattern: Tensor) -> Tensor:
     """x with pattern's strides (same shape), x itself where it has them."""
     if x.stride() == pattern.stride():
         return x
-    out = torch.empty_strided(pattern.shape, pattern.stride(), dtype=x.dtype, device=x.device)
+    out = new_empty_strided(x, pattern.shape, pattern.stride())
     return out.copy_(x)
 
 
@@ -23,7 +24,7 @@ def dense_in(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     other = torch.channels_last if memory_format is torch.contiguous_format else torch.contiguous_format
     if x.dim() != 4 or x.itemsize not in (2, 4) or not x.is_contiguous(memory_format=other):
         return x.contiguous(memory_format=memory_format)
-    out = torch.empty(x.shape, dtype=x.dtype, memory_format=memory_format)
+    out = new_empty(x, x.shape, memory_format)
     n, c, h, w = x.shape
     rows, cols = (h * w, c) if other is torch.channels_last else (c, h * w)
     C.transpose(x.data_ptr(), out.data_ptr(), n, rows, cols, x.itemsize)

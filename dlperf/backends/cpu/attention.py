@@ -81,10 +81,10 @@ def attention(
     q, k, v = _unit_last(q), _unit_last(k), _unit_last(v)
     shape = _shape_of(q, k, v, mask, out, causal, scale, dropout_p)
     threads = torch.get_num_threads()
-    workspace = torch.empty(C.attention_forward_bytes(shape, threads), dtype=torch.uint8)
+    workspace = C.scratch(C.attention_forward_bytes(shape, threads))
     C.attention_forward(
         *(shape, q.data_ptr(), k.data_ptr(), v.data_ptr(), _address(mask), _address(rng)),
-        *(out.data_ptr(), stats.data_ptr(), workspace.data_ptr(), threads),
+        *(out.data_ptr(), stats.data_ptr(), workspace, threads),
     )
     return out, stats
 
@@ -108,14 +108,14 @@ def attention_bwd(
     forward = _shape_of(q, k, v, mask, out, causal, scale, dropout_p)
     shape = _grad_shape(forward, go.stride(), gq.stride(), gk.stride(), gv.stride())
     threads = torch.get_num_threads()
-    workspace = torch.empty(C.attention_backward_bytes(shape, threads), dtype=torch.uint8)
+    workspace = C.scratch(C.attention_backward_bytes(shape, threads))
     d_scores = None
     if mask_grad:  # the mask's gradient is a matrix of scores anyway, unless the mask is broadcast
         d_scores = torch.zeros((*q.shape[:3], k.shape[2]), dtype=torch.float32)
     C.attention_backward(
         *(shape, q.data_ptr(), k.data_ptr(), v.data_ptr(), _address(mask), _address(rng), out.data_ptr()),
         *(stats.data_ptr(), go.data_ptr(), gq.data_ptr(), gk.data_ptr(), gv.data_ptr(), _address(d_scores)),
-        *(workspace.data_ptr(), threads),
+        *(workspace, threads),
     )
     if mask_grad:
         gm.copy_(d_scores.sum_to_size(mask.shape))

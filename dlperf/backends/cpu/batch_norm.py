@@ -28,7 +28,7 @@ def _plan_for(x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tenso
     affine_dtype = torch.float32 if affine is None else affine.dtype
     channels_last = format is not torch.contiguous_format
     shape, bytes = _plan(x.shape, x.dtype, affine_dtype, mean.dtype, channels_last, torch.get_num_threads())
-    return shape, torch.empty(bytes, dtype=torch.uint8)
+    return shape, C.scratch(bytes)
 
 
 def _address(x: Tensor | None) -> int:
@@ -60,7 +60,7 @@ def _forward(x, weight, bias, residual, y, mean, var, eps, activation, training)
         _CODE[activation],
         0.0,
         training,
-        workspace.data_ptr(),
+        workspace,
     )
 
 
@@ -92,7 +92,7 @@ def batch_norm_bwd(gy, x, y, mean, var, weight, bias, eps, training, wanted):
     C.batch_norm_backward(
         shape,
         *(gy.data_ptr(), x.data_ptr(), _address(y), _address(weight), mean.data_ptr(), var.data_ptr()),
-        *(gx, gresidual, gweight, gbias, eps, training, workspace.data_ptr()),
+        *(gx, gresidual, gweight, gbias, eps, training, workspace),
     )
     return grads
 

@@ -26,6 +26,6 @@ def channel_sum(x: Tensor) -> Tensor:
         if not channels_last:
             x = x.contiguous()
     shape, bytes = _shape(x.shape, x.dtype, channels_last, C.isa(), torch.get_num_threads())
-    workspace = torch.empty(bytes, dtype=torch.uint8)
-    C.channel_sum(shape, x.data_ptr(), out.data_ptr(), workspace.data_ptr())
+    workspace = C.scratch(bytes)
+    C.channel_sum(shape, x.data_ptr(), out.data_ptr(), workspace)
     return out

@@ -6,6 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ...memory import empty_like, new_empty_strided
 from ...ops.activation import KINDS
 from ...ops.conv import conv2d_bwd_input_empty, conv2d_bwd_weight_empty, conv2d_empty, conv_transpose2d_empty
 from ...precision import strict
@@ -71,7 +72,7 @@ def _nhwc(x: Tensor) -> Tensor:
         return x
     if not x.is_contiguous():
         return x.contiguous(memory_format=_LAST)
-    out = torch.empty_like(x, memory_format=_LAST)
+    out = empty_like(x, memory_format=_LAST)
     n, c, h, w = x.shape
     C.transpose(x.data_ptr(), out.data_ptr(), n, c, h * w, x.itemsize)
     return out
@@ -80,21 +81,19 @@ def _nhwc(x: Tensor) -> Tensor:
 def _run(kernel, plan: tuple, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, threads: int):
     """act(kernel(x, weight) + bias + residual), with what is not NHWC transposed on the way in and out."""
     size, strides, is_nhwc, shape, workspace = plan
-    out = x.new_empty_strided(size, strides)
+    out = new_empty_strided(x, size, strides)
     if out.numel() == 0:
         return out
     x = _nhwc(x)
-    bias_at = residual_at = scratch_at = 0
+    bias_at = residual_at = 0
     if bias is not None:
         bias = bias.contiguous()
         bias_at = bias.data_ptr()
     if residual is not None:
         residual = _nhwc(residual)
         residual_at = residual.data_ptr()
-    if workspace:
-        scratch = x.new_empty_strided((workspace,), (1,), dtype=torch.uint8)
-        scratch_at = scratch.data_ptr()
-    target = out if is_nhwc else torch.empty_like(out, memory_format=_LAST)
+    scratch_at = C.scratch(workspace)
+    target = out if is_nhwc else empty_like(out, memory_format=_LAST)
     kernel(shape, x.data_ptr(), weight.data_ptr(), bias_at, residual_at, target.data_ptr(), scratch_at, threads)
     if not is_nhwc:
         n, c, h, w = size
@@ -143,10 +142,9 @@ def conv2d_bwd_weight(gy, x, weight_size, stride, padding, dilation, groups, cha
         (*stride, *padding, *dilation, groups),
         *("none", x.dtype, C.isa(), threads, algorithm()),
     )
-    gw = x.new_empty_strided(size, strides)
+    gw = new_empty_strided(x, size, strides)
     if gy.numel() == 0:
         return gw.zero_()
     gy, x = _nhwc(gy), _nhwc(x)
-    scratch = x.new_empty_strided((workspace,), (1,), dtype=torch.uint8)
-    C.conv2d_bwd_weight(shape, gy.data_ptr(), x.data_ptr(), gw.data_ptr(), scratch.data_ptr(), threads)
+    C.conv2d_bwd_weight(shape, gy.data_ptr(), x.data_ptr(), gw.data_ptr(), C.scratch(workspace), threads)
     return gw

@@ -31,8 +31,8 @@ def embedding_bwd(gy, indices, rows, padding_idx, by_frequency):
         return gweight
     gy, indices = gy.contiguous(), indices.to(torch.int64).contiguous()
     shape = _shape(indices.numel(), rows, gy.shape[-1], padding_idx, by_frequency, gy.dtype)
-    workspace = torch.empty(shape.workspace(), dtype=torch.uint8)
-    C.embedding_backward(shape, indices.data_ptr(), gy.data_ptr(), gweight.data_ptr(), workspace.data_ptr())
+    workspace = C.scratch(shape.workspace())
+    C.embedding_backward(shape, indices.data_ptr(), gy.data_ptr(), gweight.data_ptr(), workspace)
     return gweight
 
 

@@ -31,8 +31,8 @@ def group_norm(x, weight, bias, groups, eps, activation):
     y, stats = group_norm_empty(x, weight, bias, groups, eps, activation)
     x, weight, bias = dense_like(x, y), _dense(weight), _dense(bias)
     shape = _shape_of(y, weight, bias, groups, eps, activation)
-    workspace = torch.empty(shape.workspace(), dtype=torch.uint8)
-    addresses = [_address(t) for t in (x, weight, bias, y, stats, workspace)]
+    workspace = C.scratch(shape.workspace())
+    addresses = [*(_address(t) for t in (x, weight, bias, y, stats)), workspace]
     C.group_norm_forward(shape, *addresses)
     return y, stats
 
@@ -42,9 +42,9 @@ def group_norm_bwd(gy, x, weight, bias, stats, groups, eps, activation, wanted):
     pattern = grads[0] if wanted[0] else group_norm_empty(x, weight, bias, groups, eps, activation)[0]
     gy, x, weight, bias = dense_like(gy, pattern), dense_like(x, pattern), _dense(weight), _dense(bias)
     shape = _shape_of(pattern, weight, bias, groups, eps, activation)
-    workspace = torch.empty(shape.backward_workspace(), dtype=torch.uint8)
+    workspace = C.scratch(shape.backward_workspace())
     outputs = [g if w else None for g, w in zip(grads, wanted, strict=True)]
-    C.group_norm_backward(shape, *(_address(t) for t in (gy, x, weight, bias, _dense(stats), *outputs, workspace)))
+    C.group_norm_backward(shape, *(_address(t) for t in (gy, x, weight, bias, _dense(stats), *outputs)), workspace)
     return grads
 
 

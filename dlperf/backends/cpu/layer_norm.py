@@ -44,8 +44,8 @@ def rms_norm(x, weight, dims, eps):
 def _backward(shape, gy, x, weight, stats, gx, gweight, gbias):
     gy, x, weight, stats = _dense(gy), _dense(x), _dense(weight), _dense(stats)
     needs_workspace = gweight is not None or gbias is not None
-    workspace = torch.empty(shape.backward_workspace(), dtype=torch.uint8) if needs_workspace else None
-    addresses = [_address(t) for t in (gy, x, weight, stats, gx, gweight, gbias, workspace)]
+    workspace = C.scratch(shape.backward_workspace()) if needs_workspace else 0
+    addresses = [*(_address(t) for t in (gy, x, weight, stats, gx, gweight, gbias)), workspace]
     C.row_norm_backward(shape, *addresses)
 
 

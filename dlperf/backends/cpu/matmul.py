@@ -5,6 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ...memory import new_empty_strided
 from ...ops.activation import KINDS
 from ...ops.matmul import bmm_empty, linear_empty
 from ._library import FLOATS, C
@@ -108,7 +109,7 @@ def _offsets(groups: list[tuple[int, tuple]], itemsize: int) -> list[tuple]:
 
 def _run(plan: tuple, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None, threads: int) -> Tensor:
     size, strides, shape, workspace, offsets = plan
-    y = a.new_empty_strided(size, strides)
+    y = new_empty_strided(a, size, strides)
     if shape is None:
         return y
     bias_at = 0
@@ -116,10 +117,7 @@ def _run(plan: tuple, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tenso
         bias = bias.contiguous()
         bias_at = bias.data_ptr()
     r = 0 if residual is None else residual.data_ptr()
-    scratch_at = 0
-    if workspace:
-        scratch = a.new_empty_strided((workspace,), (1,), dtype=torch.uint8)
-        scratch_at = scratch.data_ptr()
+    scratch_at = C.scratch(workspace)
     if offsets is None:
         C.gemm(shape, a.data_ptr(), b.data_ptr(), bias_at, r, y.data_ptr(), scratch_at, threads)
         return y

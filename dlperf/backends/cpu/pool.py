@@ -49,9 +49,9 @@ def avg_pool(x, window, output_size, count_include_pad, divisor):
 def _backward(shape, gy: Tensor, indices: Tensor | None, gx: Tensor, last: bool) -> Tensor:
     gy = dense_in(gy, _format(last))
     indices = None if indices is None else dense_in(indices, _format(last))
-    workspace = torch.empty(C.pool_backward_workspace(shape), dtype=torch.uint8)
+    workspace = C.scratch(C.pool_backward_workspace(shape))
     won = 0 if indices is None else indices.data_ptr()
-    C.pool_backward(shape, gy.data_ptr(), won, gx.data_ptr(), workspace.data_ptr())
+    C.pool_backward(shape, gy.data_ptr(), won, gx.data_ptr(), workspace)
     return gx
 
 

@@ -55,8 +55,8 @@ def _call(function, source, target, small, large, rest):
         return target
     n, c = target.shape[:2]
     shape, *_ = _shape(n, c, small, large, target.dtype, not target.is_contiguous(), *rest)
-    workspace = torch.empty(shape.workspace(), dtype=torch.uint8)
-    function(shape, source.data_ptr(), target.data_ptr(), workspace.data_ptr())
+    workspace = C.scratch(shape.workspace())
+    function(shape, source.data_ptr(), target.data_ptr(), workspace)
     return target
 
 
