@@ -149,6 +149,23 @@ OPCHECK = {
     "add_noise": [
         lambda: (_wants(2, 3), _wants(2, 3), torch.rand(5, dtype=torch.float64), torch.tensor([1, 4]), False)
     ],
+    "glu": [lambda: (_wants(2, 6, 3), 1, "silu")],
+    "glu_bwd": [lambda: (_wants(2, 3, 3), _wants(2, 6, 3), 1, "gelu")],
+    "pair_loss": [
+        *(lambda kind=kind: (_wants(3, 4), _wants(3, 4), kind, 0.5, 1) for kind in ("mse", "huber", "bce_logits")),
+        lambda: (_wants(3, 4), _wants(3, 4), "l1", 0.0, 0),
+    ],
+    "pair_loss_bwd": [
+        lambda: (_wants(3, 4), _wants(3, 4), _wants(3, 4), "smooth_l1", 0.5, 0, [True, True]),
+        lambda: (_wants(), _wants(3, 4), torch.rand(3, 4), "mse", 0.0, 2, [True, False]),
+    ],
+    "nll_loss": [
+        lambda: (_wants(4, 3), torch.tensor([0, 2, 1, -100]), torch.rand(3), -100, 1),
+        lambda: (_wants(2, 3, 2), torch.tensor([[0, 2], [1, 1]]), None, -100, 0),
+    ],
+    "nll_loss_bwd": [
+        lambda: (_wants(), torch.tensor([0, 2]), torch.rand(3), torch.ones((), dtype=torch.float64), [2, 3], -100, 1)
+    ],
     "upsample": [
         lambda: (_wants(1, 2, 3, 4), [5, 6], "bilinear", False, 0.0, 0.0),
         lambda: (_wants(1, 2, 3, 4), [6, 8], "nearest", False, 2.0, 2.0),

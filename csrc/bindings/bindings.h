@@ -26,6 +26,8 @@ void bind_layout(py::module_& m);
 void bind_batch_norm(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_elementwise(py::module_& m);
+void bind_glu(py::module_& m);
+void bind_loss(py::module_& m);
 void bind_softmax(py::module_& m);
 void bind_random(py::module_& m);
 void bind_attention(py::module_& m);

@@ -34,7 +34,9 @@ from .attention import MultiheadAttention
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from .cross_entropy import CrossEntropyLoss
+from .glu import GLU
 from .linear import Linear
+from .loss import BCEWithLogitsLoss, HuberLoss, KLDivLoss, L1Loss, MSELoss, NLLLoss, SmoothL1Loss
 from .norm import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, LayerNorm, RMSNorm
 from .pool import (
     AdaptiveAvgPool1d,
@@ -107,6 +109,14 @@ __all__ = [
     "UpsamplingBilinear2d",
     "UpsamplingNearest2d",
     "functional",
+    "GLU",
+    "BCEWithLogitsLoss",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
+    "MSELoss",
+    "NLLLoss",
+    "SmoothL1Loss",
 ]
 
 # Layers by torch class: what `optimize` swaps.
@@ -122,6 +132,7 @@ LAYERS = {
         BatchNorm1d,
         BatchNorm2d,
         BatchNorm3d,
+        BCEWithLogitsLoss,
         Conv1d,
         Conv2d,
         ConvTranspose1d,
@@ -131,12 +142,16 @@ LAYERS = {
         ELU,
         Embedding,
         GELU,
+        GLU,
         GroupNorm,
         Hardsigmoid,
         Hardswish,
+        HuberLoss,
         InstanceNorm1d,
         InstanceNorm2d,
         InstanceNorm3d,
+        KLDivLoss,
+        L1Loss,
         LayerNorm,
         LeakyReLU,
         Linear,
@@ -144,14 +159,17 @@ LAYERS = {
         MaxPool1d,
         MaxPool2d,
         Mish,
+        MSELoss,
         MultiheadAttention,
+        NLLLoss,
         PixelShuffle,
         PixelUnshuffle,
-        RMSNorm,
         ReLU,
         ReLU6,
-        SiLU,
+        RMSNorm,
         Sigmoid,
+        SiLU,
+        SmoothL1Loss,
         Softmax,
         Softplus,
         Tanh,
