@@ -59,9 +59,9 @@ def test_weights_are_torchs():
 def test_pos_weight_is_torchs(reduction, weighted):
     x, t, pos = torch.randn(4, 5) * 20, torch.rand(4, 5), torch.rand(5) + 0.5
     w = torch.rand(4, 1) + 0.1 if weighted else None
-    ours, theirs = ([v.clone().requires_grad_() for v in (x, t, pos)] for _ in range(2))
-    y = F.binary_cross_entropy_with_logits(*ours[:2], w, pos_weight=ours[2], reduction=reduction)
-    expected = torch_F.binary_cross_entropy_with_logits(*theirs[:2], w, pos_weight=theirs[2], reduction=reduction)
+    ours, theirs = ([v.clone().requires_grad_() for v in (x, t)] for _ in range(2))
+    y = F.binary_cross_entropy_with_logits(*ours, w, pos_weight=pos, reduction=reduction)
+    expected = torch_F.binary_cross_entropy_with_logits(*theirs, w, pos_weight=pos, reduction=reduction)
     torch.testing.assert_close(y, expected)
     y.sum().backward()
     expected.sum().backward()
@@ -137,7 +137,7 @@ X = torch.ones(3, 4)
 @pytest.mark.parametrize(
     "call, error, words",
     [
-        (lambda: F.mse_loss(X, X[:2]), RuntimeError, "size of tensor"),
+        (lambda: F.mse_loss(X, X[:2]), RuntimeError, r"'target'.*\(2, 4\)"),
         (lambda: F.mse_loss(X.long(), X.long()), RuntimeError, "'input'"),
         (lambda: F.mse_loss(X, X, reduction="max"), ValueError, "'reduction'"),
         (lambda: F.l1_loss(X, 3.0), TypeError, "'target'"),

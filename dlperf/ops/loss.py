@@ -113,13 +113,19 @@ def _pair(op: str, input: Tensor, target: Tensor, kind: str, param: float, reduc
         raise RuntimeError(f"{op}(): expected 'input' to have a floating dtype, got {describe(input)}")
     check_same_device(op, input=input, target=target)
     if input.shape != target.shape:
+        try:
+            x, t = torch.broadcast_tensors(input, target)
+        except RuntimeError:
+            raise RuntimeError(
+                f"{op}(): expected 'target' to broadcast with 'input' {tuple(input.shape)}, got {describe(target)}"
+            ) from None
         if kind in _WARNS:
             warnings.warn(
-                f"{op}(): 'target' of shape {tuple(target.shape)} is broadcast against 'input' of shape "
+                f"{op}(): 'target' of shape {tuple(target.shape)} is broadcast with 'input' of shape "
                 f"{tuple(input.shape)}: the loss may not be what is meant",
                 stacklevel=4,
             )
-        input, target = torch.broadcast_tensors(input, target)
+        input, target = x, t
     input, target = _wide(input), _wide(target)
     if input.dtype is not target.dtype:
         dtype = torch.promote_types(input.dtype, target.dtype)
