@@ -36,3 +36,4 @@ void bind_group_norm(py::module_& m);
 void bind_diffusion(py::module_& m);
 void bind_upsample(py::module_& m);
 void bind_gather(py::module_& m);
+void bind_recurrent(py::module_& m);

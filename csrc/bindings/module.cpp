@@ -20,4 +20,5 @@ PYBIND11_MODULE(_C, m) {
     bind_diffusion(m);
     bind_upsample(m);
     bind_gather(m);
+    bind_recurrent(m);
 }

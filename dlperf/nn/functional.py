@@ -50,6 +50,7 @@ from ..ops.pool import (
     max_pool1d,
     max_pool2d,
 )
+from ..ops.recurrent import gru_layer, lstm_layer, rnn_layer
 from ..ops.softmax import log_softmax, softmax
 from ..ops.upsample import interpolate
 
@@ -78,6 +79,7 @@ __all__ = [
     "gelu",
     "glu",
     "group_norm",
+    "gru_layer",
     "hardsigmoid",
     "hardswish",
     "huber_loss",
@@ -89,6 +91,7 @@ __all__ = [
     "leaky_relu",
     "linear",
     "log_softmax",
+    "lstm_layer",
     "matmul",
     "max_pool1d",
     "max_pool2d",
@@ -103,6 +106,7 @@ __all__ = [
     "relu",
     "relu6",
     "rms_norm",
+    "rnn_layer",
     "scaled_dot_product_attention",
     "sigmoid",
     "silu",

@@ -18,6 +18,7 @@ from . import (
     matmul,
     pixel_shuffle,
     pool,
+    recurrent,
     softmax,
     upsample,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "matmul",
     "pixel_shuffle",
     "pool",
+    "recurrent",
     "softmax",
     "upsample",
 ]

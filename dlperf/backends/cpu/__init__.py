@@ -29,6 +29,8 @@ from .matmul import *  # noqa: F403
 from .pixel_shuffle import *  # noqa: F403
 from .pool import *  # noqa: F403
 from .pool import POOL_RULES
+from .recurrent import *  # noqa: F403
+from .recurrent import RECURRENT_TENSORS
 from .softmax import *  # noqa: F403
 from .upsample import *  # noqa: F403
 
@@ -54,6 +56,8 @@ def why_not(op: str, *args) -> str | None:
         return load_error
     if op not in globals():
         return f"the cpu backend has no kernel for {op}"
+    if op in RECURRENT_TENSORS:
+        args = RECURRENT_TENSORS[op](args)
     special = SPECIAL_RULES.get(op)
     if special is not None:
         return special(*args)

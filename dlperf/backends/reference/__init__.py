@@ -23,6 +23,7 @@ from .loss import *  # noqa: F403
 from .matmul import *  # noqa: F403
 from .pixel_shuffle import *  # noqa: F403
 from .pool import *  # noqa: F403
+from .recurrent import *  # noqa: F403
 from .softmax import *  # noqa: F403
 from .upsample import *  # noqa: F403
 

@@ -17,6 +17,7 @@ from .layer_norm import CASES as _layer_norm
 from .loss import CASES as _loss
 from .matmul import CASES as _matmul
 from .pool import CASES as _pool
+from .recurrent import CASES as _recurrent
 from .resampling import CASES as _resampling
 from .softmax import CASES as _softmax
 
@@ -37,6 +38,7 @@ FAMILIES: dict[str, list[Case]] = {
     "diffusion": _diffusion,
     "resampling": _resampling,
     "embedding": _embedding,
+    "recurrent": _recurrent,
 }
 
 __all__ = ["FAMILIES", "Case", "Maker", "all_cases"]
