@@ -55,21 +55,21 @@ def _walk(x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, cell, reverse):
     return h, c, walked
 
 
-def _in_order(walked, pick, x, columns) -> Tensor:
-    parts = [pick(step) for step in sorted(walked, key=lambda step: step[0])]
-    return torch.cat(parts) if parts else x.new_empty(0, columns)
+def _in_order(parts: list[Tensor], against: bool) -> Tensor:
+    """Rows of the steps in time's order, from steps that run with it or against it."""
+    return torch.cat(parts[::-1] if against else parts)
 
 
 def recurrent(x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, cell, reverse, save):
     h, c, walked = _walk(x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, cell, reverse)
-    y = _in_order(walked, lambda step: step[2], x, h0.shape[1]).reshape(*x.shape[:-1], h0.shape[1])
+    y = _in_order([step[2] for step in walked], reverse).reshape(*x.shape[:-1], h0.shape[1])
     nothing = x.new_empty(0)
     gates = kept = nothing
     if save:
-        kept = _in_order(walked, lambda step: torch.cat(step[5], 1), x, 0)
+        kept = _in_order([torch.cat(step[5], 1) for step in walked], reverse)
         if GATES[cell] > 1:
             part = 3 if x.dtype.itemsize >= 4 else 4
-            gates = _in_order(walked, lambda step: torch.cat(step[part], 1), x, 0)
+            gates = _in_order([torch.cat(step[part], 1) for step in walked], reverse)
     return y, h.clone(), nothing if c is None else c.clone(), gates, kept
 
 
@@ -102,17 +102,17 @@ def recurrent_bwd(gy, gh, gc, x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, y,
     gy = None if gy is None else _rows(gy)
     gh = torch.zeros_like(h0) if gh is None else gh
     gc = torch.zeros_like(h0) if gc is None else gc
-    ds, dzs = {}, {}
+    ds, dzs = [], []
     for first, rows, out, activated, _, before in reversed(walked):
         up = gh[:rows] if gy is None else gh[:rows] + gy[first : first + rows]
         d, dz, down, past = _step_bwd(cell, up, gc[:rows], out, activated, before)
-        ds[first], dzs[first] = d, dz
+        ds.append(d)
+        dzs.append(dz)
         through = F.linear(dz, w_hh.t())
         gh = torch.cat((through if past is None else through + past, gh[rows:]))
         gc = gc if down is None else torch.cat((down, gc[rows:]))
-    width = w_ih.shape[0]
-    d, dz = (torch.cat([part[k] for k in sorted(part)]) if part else x.new_empty(0, width) for part in (ds, dzs))
-    h_before = _in_order(walked, lambda step: step[5][-1], x, h0.shape[1])
+    d, dz = _in_order(ds, not reverse), _in_order(dzs, not reverse)
+    h_before = _in_order([step[5][-1] for step in walked], reverse)
     found = (
         lambda: F.linear(d, w_ih.t()).reshape(x.shape),
         lambda: gh.clone(),
