@@ -8,8 +8,8 @@
 namespace dlperf::DLPERF_ISA_NS {
 namespace {
 
-constexpr int64_t kPiece = 256;              // elements of a row that one thread takes at once
-constexpr int64_t kMinPerThread = 4 * 1024;  // elements
+constexpr int64_t kPiece = 256;          // elements of a row that one thread takes at once
+constexpr int64_t kMinPerThread = 1024;  // elements
 
 // body(row, first column, columns) for pieces that cover [rows, hidden].
 template <class Body>
