@@ -27,6 +27,24 @@ def _norm_arguments():
     )
 
 
+def _recurrent_arguments(cell: str, batch_sizes=None) -> tuple:
+    gates = {"lstm": 4, "gru": 3}.get(cell, 1)
+    x = _wants(3, 2, 5) if batch_sizes is None else _wants(sum(batch_sizes), 5)
+    c0 = _wants(2, 4) if cell == "lstm" else None
+    sizes = None if batch_sizes is None else torch.tensor(batch_sizes)
+    weights = (_wants(gates * 4, 5), _wants(gates * 4, 4), _wants(gates * 4), _wants(gates * 4))
+    return x, _wants(2, 4), c0, *weights, sizes
+
+
+def _recurrent_backward_arguments(cell: str) -> tuple:
+    args = _recurrent_arguments(cell)
+    y, h, c, gates, kept = torch.ops.dlperf.recurrent(*args, cell, False, True)
+    gc = torch.randn(c.shape) if cell == "lstm" else None
+    saved = (t.detach() for t in (y, gates, kept))
+    wanted = [True, True, cell == "lstm", True, True, True, True]
+    return torch.randn(y.shape), torch.randn(h.shape), gc, *args, *saved, cell, False, wanted
+
+
 # operator -> samples: functions that give the operator's positional arguments.
 OPCHECK = {
     "batch_norm_train": [
@@ -149,6 +167,28 @@ OPCHECK = {
     "add_noise": [
         lambda: (_wants(2, 3), _wants(2, 3), torch.rand(5, dtype=torch.float64), torch.tensor([1, 4]), False)
     ],
+    "glu": [lambda: (_wants(2, 6, 3), 1, "silu")],
+    "glu_bwd": [lambda: (_wants(2, 3, 3), _wants(2, 6, 3), 1, "gelu")],
+    "pair_loss": [
+        *(lambda kind=kind: (_wants(3, 4), _wants(3, 4), kind, 0.5, 1) for kind in ("mse", "huber", "bce_logits")),
+        lambda: (_wants(3, 4), _wants(3, 4), "l1", 0.0, 0),
+    ],
+    "pair_loss_bwd": [
+        lambda: (_wants(3, 4), _wants(3, 4), _wants(3, 4), "smooth_l1", 0.5, 0, [True, True]),
+        lambda: (_wants(), _wants(3, 4), torch.rand(3, 4), "mse", 0.0, 2, [True, False]),
+    ],
+    "nll_loss": [
+        lambda: (_wants(4, 3), torch.tensor([0, 2, 1, -100]), torch.rand(3), -100, 1),
+        lambda: (_wants(2, 3, 2), torch.tensor([[0, 2], [1, 1]]), None, -100, 0),
+    ],
+    "nll_loss_bwd": [
+        lambda: (_wants(), torch.tensor([0, 2]), torch.rand(3), torch.ones((), dtype=torch.float64), [2, 3], -100, 1)
+    ],
+    "recurrent": [
+        *(lambda cell=cell: (*_recurrent_arguments(cell), cell, False, True) for cell in ("lstm", "gru", "rnn_tanh")),
+        lambda: (*_recurrent_arguments("lstm", (2, 2, 1)), "lstm", True, True),
+    ],
+    "recurrent_bwd": [lambda cell=cell: _recurrent_backward_arguments(cell) for cell in ("lstm", "gru", "rnn_relu")],
     "upsample": [
         lambda: (_wants(1, 2, 3, 4), [5, 6], "bilinear", False, 0.0, 0.0),
         lambda: (_wants(1, 2, 3, 4), [6, 8], "nearest", False, 2.0, 2.0),

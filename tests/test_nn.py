@@ -40,6 +40,25 @@ SAMPLES = {
     torch.nn.Softmax: ((1,), lambda: torch.randn(2, 3)),
     torch.nn.LogSoftmax: ((1,), lambda: torch.randn(2, 3)),
     torch.nn.CrossEntropyLoss: ((), lambda: (torch.randn(4, 3), torch.tensor([0, 2, 1, 1]))),
+    torch.nn.GLU: ((1,), lambda: torch.randn(2, 6)),
+    **{
+        layer: ((), lambda: (torch.randn(4, 3), torch.rand(4, 3)))
+        for layer in (
+            torch.nn.MSELoss,
+            torch.nn.L1Loss,
+            torch.nn.SmoothL1Loss,
+            torch.nn.HuberLoss,
+            torch.nn.BCEWithLogitsLoss,
+        )
+    },
+    torch.nn.KLDivLoss: ((None, None, "batchmean"), lambda: (torch.randn(4, 3), torch.rand(4, 3))),
+    torch.nn.NLLLoss: ((), lambda: (torch.randn(4, 3), torch.tensor([0, 2, 1, 1]))),
+    torch.nn.LSTM: ((5, 4, 2), lambda: torch.randn(6, 3, 5)),
+    torch.nn.GRU: ((5, 4), lambda: torch.randn(6, 3, 5)),
+    torch.nn.RNN: ((5, 4), lambda: torch.randn(6, 3, 5)),
+    torch.nn.LSTMCell: ((5, 4), lambda: torch.randn(3, 5)),
+    torch.nn.GRUCell: ((5, 4), lambda: torch.randn(3, 5)),
+    torch.nn.RNNCell: ((5, 4), lambda: torch.randn(3, 5)),
     torch.nn.MultiheadAttention: ((12, 3), lambda: tuple(torch.randn(s, 2, 12) for s in (5, 7, 7))),
     torch.nn.TransformerEncoderLayer: ((12, 3, 20), lambda: torch.randn(5, 2, 12)),
     torch.nn.TransformerDecoderLayer: ((12, 3, 20), lambda: (torch.randn(5, 2, 12), torch.randn(7, 2, 12))),

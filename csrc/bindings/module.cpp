@@ -12,6 +12,8 @@ PYBIND11_MODULE(_C, m) {
     bind_conv(m);
     bind_ceiling(m);
     bind_elementwise(m);
+    bind_glu(m);
+    bind_loss(m);
     bind_random(m);
     bind_softmax(m);
     bind_row_norm(m);
@@ -19,4 +21,5 @@ PYBIND11_MODULE(_C, m) {
     bind_diffusion(m);
     bind_upsample(m);
     bind_gather(m);
+    bind_recurrent(m);
 }

@@ -25,8 +25,18 @@ from ..ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from ..ops.cross_entropy import cross_entropy
 from ..ops.dropout import dropout
 from ..ops.embedding import embedding
+from ..ops.glu import geglu, glu, reglu, swiglu
 from ..ops.group_norm import group_norm, instance_norm
 from ..ops.layer_norm import layer_norm, rms_norm
+from ..ops.loss import (
+    binary_cross_entropy_with_logits,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    mse_loss,
+    nll_loss,
+    smooth_l1_loss,
+)
 from ..ops.matmul import addmm, baddbmm, bmm, linear, matmul, mm
 from ..ops.multi_head_attention import multi_head_attention_forward
 from ..ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
@@ -40,6 +50,7 @@ from ..ops.pool import (
     max_pool1d,
     max_pool2d,
 )
+from ..ops.recurrent import gru_layer, lstm_layer, rnn_layer
 from ..ops.softmax import log_softmax, softmax
 from ..ops.upsample import interpolate
 
@@ -54,6 +65,7 @@ __all__ = [
     "avg_pool2d",
     "baddbmm",
     "batch_norm",
+    "binary_cross_entropy_with_logits",
     "bmm",
     "conv1d",
     "conv2d",
@@ -63,32 +75,45 @@ __all__ = [
     "dropout",
     "elu",
     "embedding",
+    "geglu",
     "gelu",
+    "glu",
     "group_norm",
+    "gru_layer",
     "hardsigmoid",
     "hardswish",
+    "huber_loss",
     "instance_norm",
     "interpolate",
+    "kl_div",
+    "l1_loss",
     "layer_norm",
     "leaky_relu",
     "linear",
     "log_softmax",
+    "lstm_layer",
     "matmul",
     "max_pool1d",
     "max_pool2d",
     "mish",
     "mm",
+    "mse_loss",
     "multi_head_attention_forward",
+    "nll_loss",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "reglu",
     "relu",
     "relu6",
     "rms_norm",
+    "rnn_layer",
     "scaled_dot_product_attention",
     "sigmoid",
     "silu",
+    "smooth_l1_loss",
     "softmax",
     "softplus",
+    "swiglu",
     "tanh",
 ]
 

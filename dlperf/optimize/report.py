@@ -165,6 +165,9 @@ def _static_row(path: str, module: torch_nn.Module, sample: torch.Tensor) -> Row
     name = type(module).__name__
     if type(module) not in LAYERS.values():
         return Row(path, name, "torch", why_not_swapped(module))
+    own = module.why_not() if hasattr(module, "why_not") else None
+    if own is not None:
+        return Row(path, name, "torch", own)
     tensor = next((p for p in module.parameters(recurse=False) if p.is_floating_point()), sample)
     reasons = []
     for candidate in backends.ORDER.get(tensor.device.type, backends.OTHER_DEVICES):

@@ -25,8 +25,11 @@ _WRAPPERS = {
 
 
 def why_not_swapped(module: torch_nn.Module) -> str:
-    """Why a layer stays torch's."""
+    """Why torch serves a layer."""
     kind = type(module)
+    if kind in LAYERS.values():
+        own = getattr(module, "why_not", None)
+        return (own() if own is not None else None) or "it called no operator of dlperf"
     for torch_class in LAYERS:
         if isinstance(module, torch_class) and kind is not torch_class:
             if torch.nn.utils.parametrize.is_parametrized(module):

@@ -18,14 +18,19 @@ from .diffusion import DIFFUSION_RULES
 from .dropout import *  # noqa: F403
 from .embedding import *  # noqa: F403
 from .embedding import EMBEDDING_RULES
+from .glu import *  # noqa: F403
 from .group_norm import *  # noqa: F403
 from .group_norm import GROUP_NORM_RULES
 from .layer_norm import *  # noqa: F403
 from .layer_norm import LAYER_NORM_RULES
+from .loss import *  # noqa: F403
+from .loss import LOSS_RULES
 from .matmul import *  # noqa: F403
 from .pixel_shuffle import *  # noqa: F403
 from .pool import *  # noqa: F403
 from .pool import POOL_RULES
+from .recurrent import *  # noqa: F403
+from .recurrent import RECURRENT_TENSORS
 from .softmax import *  # noqa: F403
 from .upsample import *  # noqa: F403
 
@@ -43,6 +48,7 @@ SPECIAL_RULES.update(LAYER_NORM_RULES)
 SPECIAL_RULES.update(GROUP_NORM_RULES)
 SPECIAL_RULES.update(DIFFUSION_RULES)
 SPECIAL_RULES.update(EMBEDDING_RULES)
+SPECIAL_RULES.update(LOSS_RULES)
 
 
 def why_not(op: str, *args) -> str | None:
@@ -50,6 +56,8 @@ def why_not(op: str, *args) -> str | None:
         return load_error
     if op not in globals():
         return f"the cpu backend has no kernel for {op}"
+    if op in RECURRENT_TENSORS:
+        args = RECURRENT_TENSORS[op](args)
     special = SPECIAL_RULES.get(op)
     if special is not None:
         return special(*args)

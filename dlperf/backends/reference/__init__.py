@@ -16,11 +16,14 @@ from .cross_entropy import *  # noqa: F403
 from .diffusion import *  # noqa: F403
 from .dropout import *  # noqa: F403
 from .embedding import *  # noqa: F403
+from .glu import *  # noqa: F403
 from .group_norm import *  # noqa: F403
 from .layer_norm import *  # noqa: F403
+from .loss import *  # noqa: F403
 from .matmul import *  # noqa: F403
 from .pixel_shuffle import *  # noqa: F403
 from .pool import *  # noqa: F403
+from .recurrent import *  # noqa: F403
 from .softmax import *  # noqa: F403
 from .upsample import *  # noqa: F403
 

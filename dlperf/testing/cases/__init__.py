@@ -11,18 +11,23 @@ from .conv import CASES as _conv
 from .cross_entropy import CASES as _cross_entropy
 from .diffusion import CASES as _diffusion
 from .embedding import CASES as _embedding
+from .glu import CASES as _glu
 from .group_norm import CASES as _group_norm
 from .layer_norm import CASES as _layer_norm
+from .loss import CASES as _loss
 from .matmul import CASES as _matmul
 from .pool import CASES as _pool
+from .recurrent import CASES as _recurrent
 from .resampling import CASES as _resampling
 from .softmax import CASES as _softmax
 
 FAMILIES: dict[str, list[Case]] = {
     "activation": _activation,
     "add": _add,
+    "glu": _glu,
     "softmax": _softmax,
     "cross_entropy": _cross_entropy,
+    "loss": _loss,
     "attention": _attention,
     "matmul": _matmul,
     "conv": _conv,
@@ -33,6 +38,7 @@ FAMILIES: dict[str, list[Case]] = {
     "diffusion": _diffusion,
     "resampling": _resampling,
     "embedding": _embedding,
+    "recurrent": _recurrent,
 }
 
 __all__ = ["FAMILIES", "Case", "Maker", "all_cases"]
