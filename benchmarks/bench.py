@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("f32", "bf16"), help="default: both")
     parser.add_argument("--batch", nargs="+", type=int, metavar="N", help="default: 1 and 8, in training 8; --quick: 4")
     parser.add_argument(
-        "--model", nargs="+", metavar="NAME", help=f"of {', '.join(MODELS)}; default: one or two of each kind"
+        "--model", nargs="+", metavar="NAME", help=f"of {', '.join(MODELS)}; default: some of each kind"
     )
     parser.add_argument("--peers", metavar="LIST", help=f"comma-separated, of {', '.join(PEERS)}; or all")
     parser.add_argument("--quick", action="store_true", help="few rounds, few cases: under 6 minutes on 2 cores")
@@ -180,9 +180,9 @@ def opening_notes(options: suites.Options, described: dict) -> list[str]:
         )
     if options.quick:
         notes.append(
-            f"Quick run: {options.plan.least} to {options.plan.rounds} rounds a case, as many as {options.plan.budget:.0f} "
-            "seconds allow. Small differences mean nothing. An engine keeps its process from case to case, so peak "
-            "memory is not measured."
+            f"Quick run: {options.plan.least} to {options.plan.rounds} rounds a case, as many as "
+            f"{options.plan.budget:.0f} seconds allow. Small differences mean nothing. An engine keeps its process "
+            "from case to case, so peak memory is not measured."
         )
     if "kernels" in options.suites:
         notes.append(

@@ -71,8 +71,8 @@ class Attention(_Part):
 
     def forward(self, x):
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # [N, H W, C], a view of channels_last
-        q, k, v = (to(tokens)[:, None] for to in (self.to_q, self.to_k, self.to_v))
-        h = self.attend(q, k, v)[:, 0]
+        q, k, v = (to(tokens).unsqueeze(1) for to in (self.to_q, self.to_k, self.to_v))
+        h = self.attend(q, k, v).squeeze(1)
         return self.joined(self.to_out[0], h, x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
 
 

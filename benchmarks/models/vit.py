@@ -77,7 +77,7 @@ class VisionTransformer(torch.nn.Module):
             raise ValueError(f"VisionTransformer: expected img_size to be a multiple of {patch}, got {img_size}")
         if dim % heads:
             raise ValueError(f"VisionTransformer: expected a width that {heads} heads divide, got {dim}")
-        self.add = adder(nn)
+        self.add, self.pad = adder(nn), nn.functional.pad
         self.cls_token = torch.nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = torch.nn.Parameter(torch.empty(1, 1 + (img_size // patch) ** 2, dim))
         self.patch_embed = PatchEmbed(nn, patch, in_channels, dim)
@@ -96,9 +96,10 @@ class VisionTransformer(torch.nn.Module):
 
     def forward(self, x):
         tokens = self.patch_embed(x)
-        first = self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1)
-        x = self.add(torch.cat([first, tokens], 1), self.pos_embed.to(tokens.dtype))
-        x = self.blocks(x)
+        # The class token is the same for every sample: it joins the positions, and a row of zeros takes its place.
+        first, rest = self.pos_embed.split([1, tokens.shape[1]], 1)
+        positions = torch.cat([self.add(first, self.cls_token), rest], 1).to(tokens.dtype)
+        x = self.blocks(self.add(self.pad(tokens, (0, 0, 1, 0)), positions))
         return self.head(self.norm(x[:, 0]))  # the other tokens' norm is never read
 
 
