@@ -124,7 +124,7 @@ def steps(options: Options) -> int:
     if "models" in options.suites:
         for case in model_cases(options):
             running = [name for name in model_engines(case, options) if left_out(name, case, options) is None]
-            total += len(running) + options.plan.rounds
+            total += len(running) * (1 + options.plan.rounds)
         total += len({(case.model, case.mode, case.batch) for case in model_cases(options)})
     if "kernels" in options.suites:
         total += len(kernel_cases(options))

@@ -186,11 +186,11 @@ def measure(
             set_up(entry)
         begin = time.monotonic()
         for turn in range(plan.rounds):
-            progress(f"round {turn + 1} of {plan.rounds}")
-            if turn >= plan.least and time.monotonic() - begin > plan.budget:
-                continue
+            over = turn >= plan.least and time.monotonic() - begin > plan.budget
             for entry in running:
-                take_turn(entry)
+                progress(f"round {turn + 1} of {plan.rounds}")
+                if not over:
+                    take_turn(entry)
         if not keep:
             for entry in running:
                 read_memory(entry)

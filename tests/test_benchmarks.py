@@ -149,7 +149,7 @@ def test_a_run_with_errors_alone_still_gives_a_report(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "gmacs"),
-    [("resnet18", 1.814), ("resnet50", 4.089), ("resnet152", 11.514), ("vit_small", 4.608), ("vit_base", 17.564)],
+    [("resnet18", 1.814), ("resnet50", 4.089), ("resnet152", 11.514), ("vit_base", 17.564)],
 )
 def test_operations_are_the_published_ones(name, gmacs):
     flops, moved = layers.model_cost(name, 1, "inference", 4)
