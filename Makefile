@@ -24,7 +24,7 @@ $(VENV)/.torch: $(BIN)/python Makefile
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.torch $(SOURCES)
-	$(PIP) --no-build-isolation -e ".[dev,bench]"
+	$(PIP) --no-build-isolation -e ".[dev,bench]" "$(TORCH)"  # named again: timm's torchvision must fit it
 	@touch $@
 
 test: $(VENV)/.built

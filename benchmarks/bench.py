@@ -10,7 +10,7 @@ import torch
 
 from . import machine, suites
 from .console import Console
-from .engines import read_checkpoint
+from .engines import finite, read_checkpoint
 from .models import MODELS, seeded
 from .peers import BASELINE, ENGINES, OURS, PEERS, default_peers
 from .results import Results, Row, against_baseline, against_best_peer, engine_label, find, speedup
@@ -24,9 +24,11 @@ class BadArgument(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("suite", nargs="?", choices=("models", "kernels"), help="default: both")
     parser.add_argument("--mode", choices=("inference", "train"), help="default: both")
-    parser.add_argument("--dtype", choices=("f32", "bf16"), help="default: both (--quick: bf16 for one case)")
-    parser.add_argument("--batch", nargs="+", type=int, metavar="N", help="default: 1 and 8, in training 8")
-    parser.add_argument("--model", nargs="+", metavar="NAME", help=f"of {', '.join(MODELS)}; default: two of them")
+    parser.add_argument("--dtype", choices=("f32", "bf16"), help="default: both")
+    parser.add_argument("--batch", nargs="+", type=int, metavar="N", help="default: 1 and 8, in training 8; --quick: 4")
+    parser.add_argument(
+        "--model", nargs="+", metavar="NAME", help=f"of {', '.join(MODELS)}; default: some of each kind"
+    )
     parser.add_argument("--peers", metavar="LIST", help=f"comma-separated, of {', '.join(PEERS)}; or all")
     parser.add_argument("--quick", action="store_true", help="few rounds, few cases: under 6 minutes on 2 cores")
     parser.add_argument("--threads", type=int, metavar="N", help="default: every core this process may use")
@@ -142,6 +144,8 @@ def settings_of(options: suites.Options) -> dict:
         "quick": options.quick,
         "suites": list(options.suites),
         "rounds": {"models": models.rounds, "kernels": kernels.rounds},
+        "least_rounds": {"models": models.least, "kernels": kernels.least},
+        "budget_seconds": {"models": finite(models.budget), "kernels": finite(kernels.budget)},
         "turn_seconds": {"models": models.seconds, "kernels": kernels.seconds},
         "checkpoint": Path(options.checkpoint).name if options.checkpoint else None,
     }
@@ -175,7 +179,11 @@ def opening_notes(options: suites.Options, described: dict) -> list[str]:
             "of AVX-512, and torch's bfloat16 rows may pass it."
         )
     if options.quick:
-        notes.append(f"Quick run: {options.plan.rounds} rounds a case. Small differences mean nothing.")
+        notes.append(
+            f"Quick run: {options.plan.least} to {options.plan.rounds} rounds a case, as many as "
+            f"{options.plan.budget:.0f} seconds allow. Small differences mean nothing. An engine keeps its process "
+            "from case to case, so peak memory is not measured."
+        )
     if "kernels" in options.suites:
         notes.append(
             "Kernels: bytes are counted as every operand read once and every result written once; a layer whose "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from .models import MODELS, seeded
+from .models import MODELS, Inputs, seeded
 from .peers import Case
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -32,10 +32,20 @@ def finite(value: float) -> float | None:
 class ModelSteps:
     """A module with the inference or the training step that is timed. Every torch engine is one of these."""
 
-    def __init__(self, module, x, labels, case: Case, no_gradient=torch.inference_mode, dtype: str | None = None):
-        self.module, self.x, self.labels, self.case = module, x, labels, case
+    def __init__(
+        self,
+        module,
+        inputs: Inputs,
+        target,
+        case: Case,
+        no_gradient=torch.inference_mode,
+        dtype: str | None = None,
+        functional=torch.nn.functional,
+    ):
+        self.module, self.inputs, self.target, self.case = module, inputs, target, case
         self.no_gradient = no_gradient
-        dtype = DTYPES[dtype or case.dtype] if x.dtype != torch.float64 else torch.float64
+        self.loss_function = getattr(functional, MODELS[case.model].loss)
+        dtype = DTYPES[dtype or case.dtype] if inputs[0].dtype != torch.float64 else torch.float64
         self.autocast = contextlib.nullcontext
         if case.mode == "train":
             module.train()
@@ -46,16 +56,16 @@ class ModelSteps:
             module.eval()
             if dtype == torch.bfloat16:
                 module.to(torch.bfloat16)
-                self.x = x.to(torch.bfloat16)
+                self.inputs = cast(inputs, torch.bfloat16)
 
     def loss(self) -> torch.Tensor:
         with self.autocast():
-            return torch.nn.functional.cross_entropy(self.module(self.x), self.labels)
+            return self.loss_function(self.module(*self.inputs), self.target)
 
     def step(self):
         if self.case.mode == "inference":
             with self.no_gradient():
-                return self.module(self.x)
+                return self.module(*self.inputs)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss()
         loss.backward()
@@ -73,56 +83,64 @@ class ModelSteps:
         return {"loss": loss.detach().cpu().reshape(1), "gradients": torch.cat(gradients)}
 
 
-def load(case: Case, dtype=torch.float32):
-    """(state_dict, x, labels) of the case, on its device."""
+def cast(tensors: Inputs, dtype: torch.dtype, device=None) -> Inputs:
+    """Floating tensors in the dtype, all on the device."""
+    return tuple(t.to(device, dtype) if t.is_floating_point() else t.to(device) for t in tensors)
+
+
+def channels_last(tensors: Inputs) -> Inputs:
+    return tuple(t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in tensors)
+
+
+def load(case: Case, dtype=torch.float32) -> tuple[dict, Inputs, torch.Tensor]:
+    """(state_dict, inputs, target) of the case, on its device."""
     directory = Path(case.directory)
     state = torch.load(directory / "state.pt", weights_only=True)
-    x, labels = torch.load(directory / "inputs.pt", weights_only=True)
-    return state, x.to(case.device, dtype), labels.to(case.device)
+    *inputs, target = cast(torch.load(directory / "inputs.pt", weights_only=True), dtype, case.device)
+    return state, tuple(inputs), target
 
 
 def torch_steps(engine: str, case: Case) -> ModelSteps:
-    state, x, labels = load(case)
+    state, inputs, target = load(case)
     model = MODELS[case.model].build(torch.nn)
     model.load_state_dict(state)
     model.to(case.device)
     if engine != "eager":
         model.to(memory_format=torch.channels_last)
-        x = x.contiguous(memory_format=torch.channels_last)
+        inputs = channels_last(inputs)
     if not engine.startswith("compile"):
-        return ModelSteps(model, x, labels, case)
-    if case.mode == "inference":
-        torch._inductor.config.freezing = True
+        return ModelSteps(model, inputs, target, case)
+    torch.compiler.reset()  # what an earlier job of this process compiled
+    torch._inductor.config.freezing = case.mode == "inference"
     if case.device == "cuda":
-        return ModelSteps(torch.compile(model, mode="max-autotune"), x, labels, case, torch.no_grad)
-    return ModelSteps(torch.compile(model), x, labels, case, torch.no_grad)
+        return ModelSteps(torch.compile(model, mode="max-autotune"), inputs, target, case, torch.no_grad)
+    return ModelSteps(torch.compile(model), inputs, target, case, torch.no_grad)
 
 
 def dlperf_steps(engine: str, case: Case) -> ModelSteps:
     import dlperf
 
-    state, x, labels = load(case)
+    state, inputs, target = load(case)
     optimize = engine == "dlperf-optimize"
     model = MODELS[case.model].build(torch.nn if optimize else dlperf.nn)
     model.load_state_dict(state)
     model.to(case.device)
-    x = x.contiguous(memory_format=torch.channels_last)
-    if not optimize:
-        return ModelSteps(model, x, labels, case)
-    if case.mode == "train":
-        return ModelSteps(dlperf.optimize(model), x, labels, case)
-    model = dlperf.optimize(model.eval(), mode="inference", dtype=DTYPES[case.dtype])
-    return ModelSteps(model, x, labels, case, dtype="f32")  # it casts by itself
+    inputs = channels_last(inputs)
+    if optimize and case.mode == "inference":
+        model = dlperf.optimize(model.eval(), mode="inference", dtype=DTYPES[case.dtype])
+        return ModelSteps(model, inputs, target, case, dtype="f32")  # it casts by itself
+    model = dlperf.optimize(model) if optimize else model
+    return ModelSteps(model, inputs, target, case, functional=dlperf.nn.functional)
 
 
 class FunctionSteps:
-    """An engine outside torch: a function from the input array to the scores."""
+    """An engine outside torch: a function from the input arrays to the scores."""
 
-    def __init__(self, function, x):
-        self.function, self.x = function, x
+    def __init__(self, function, inputs: Inputs):
+        self.function, self.arrays = function, [t.numpy() for t in inputs]
 
     def step(self):
-        return self.function(self.x)
+        return self.function(self.arrays)
 
     def result(self) -> dict[str, torch.Tensor]:
         return {"scores": torch.as_tensor(self.step())}
@@ -131,31 +149,34 @@ class FunctionSteps:
 def onnxruntime_steps(engine: str, case: Case) -> FunctionSteps:
     import onnxruntime
 
-    state, x, _ = load(case)
+    state, inputs, _ = load(case)
     model = MODELS[case.model].build(torch.nn)
     model.load_state_dict(state)
+    names = [f"x{i}" for i in range(len(inputs))]
     path = Path(case.directory) / f"model-{case.batch}.onnx"
-    torch.onnx.export(model.eval(), (x,), path, dynamo=True, input_names=["x"], output_names=["scores"], verbose=False)
+    torch.onnx.export(
+        model.eval(), inputs, path, dynamo=True, input_names=names, output_names=["scores"], verbose=False
+    )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = case.threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return FunctionSteps(lambda array: session.run(None, {"x": array})[0], x.numpy())
+    return FunctionSteps(lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0], inputs)
 
 
 def openvino_steps(engine: str, case: Case) -> FunctionSteps:
     import openvino
 
-    state, x, _ = load(case)
+    state, inputs, _ = load(case)
     model = MODELS[case.model].build(torch.nn)
     model.load_state_dict(state)
-    converted = openvino.convert_model(model.eval(), example_input=x, input=[list(x.shape)])
+    converted = openvino.convert_model(model.eval(), example_input=inputs, input=[list(t.shape) for t in inputs])
     hints = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": case.threads,
         "INFERENCE_PRECISION_HINT": case.dtype,
     }
     compiled = openvino.Core().compile_model(converted, "CPU", hints)
-    return FunctionSteps(lambda array: compiled(array)[0], x.numpy())
+    return FunctionSteps(lambda arrays: compiled(arrays)[0], inputs)
 
 
 BUILDERS = {"onnxruntime": onnxruntime_steps, "openvino": openvino_steps}
@@ -195,10 +216,10 @@ class ReferenceJob:
         self.info = {"torch_error": torch_error}
 
     def result(self, case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        state, x, labels = load(case, dtype)
+        state, inputs, target = load(case, dtype)
         model = MODELS[case.model].build(torch.nn).to(dtype)
         model.load_state_dict(state)
-        return ModelSteps(model.to(case.device), x, labels, case).result()
+        return ModelSteps(model.to(case.device), inputs, target, case).result()
 
 
 def reference_job(case: dict, dtypes: list[str]) -> ReferenceJob:
@@ -211,9 +232,9 @@ def prepare(case: Case, checkpoint: str | None) -> str:
     model = seeded(case.model)
     if checkpoint is not None:
         model.load_state_dict(read_checkpoint(checkpoint))
-    x, what = MODELS[case.model].inputs(case.batch)
+    inputs, what = MODELS[case.model].inputs(case.batch)
     torch.save(model.state_dict(), directory / "state.pt")
-    torch.save((x, MODELS[case.model].labels(case.batch)), directory / "inputs.pt")
+    torch.save((*inputs, MODELS[case.model].target(case.batch)), directory / "inputs.pt")
     return what
 
 

@@ -8,7 +8,7 @@ import torch
 
 from .engines import DTYPES, finite, rel_err
 from .layers import Layer, Use, distinct, model_layers
-from .models.resnet import fuses_epilogue
+from .models.fusion import fuses_epilogue
 from .peers import Case, environment, why_not
 from .results import Row, row_from
 from .timing import Engine, Entry, Plan, measure, package_job
@@ -19,8 +19,44 @@ NAMESPACES = {"dlperf": "dlperf.nn"}  # all others are torch's
 ENGINES = ("dlperf", "eager-nhwc", "eager", "eager-mkl")
 
 
+class Attention(torch.nn.Module):
+    """Of queries, keys and values stacked, [3, N, heads, S, D]."""
+
+    def __init__(self, nn):
+        super().__init__()
+        self.attend = nn.functional.scaled_dot_product_attention
+
+    def forward(self, x):
+        return self.attend(*x.unbind(0))
+
+
+class NormSilu(torch.nn.Module):
+    """silu(norm(x)), where the norm does not apply it by itself."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x):
+        return torch.nn.functional.silu(self.norm(x))
+
+
+def build_group_norm(layer: Layer, nn) -> torch.nn.Module:
+    if not layer.epilogue:
+        return nn.GroupNorm(**layer.options)
+    if hasattr(nn.GroupNorm, "activation"):
+        return nn.GroupNorm(**layer.options, activation=layer.epilogue)
+    return NormSilu(nn.GroupNorm(**layer.options))
+
+
 def build(layer: Layer, nn) -> torch.nn.Module:
     o = layer.options
+    if layer.kind == "attention":
+        return Attention(nn)
+    if layer.kind == "group_norm":
+        return build_group_norm(layer, nn)
+    if layer.kind == "layer_norm":
+        return nn.LayerNorm(**o)
     if layer.kind == "conv2d":
         return nn.Conv2d(**o, bias=False)
     if layer.kind == "linear":
@@ -59,7 +95,7 @@ class LayerSteps:
         self.graph = None
 
     def apply(self) -> torch.Tensor:
-        if not self.layer.epilogue:
+        if self.layer.kind != "batch_norm" or not self.layer.epilogue:
             return self.module(self.x)
         if self.fused:
             return self.module(self.x, activation="relu", residual=self.residual)

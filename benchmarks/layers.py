@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache, lru_cache, partial
 
 import torch
 
@@ -13,6 +14,9 @@ CONFIG_FIELDS = {
     "max_pool": ("kernel_size", "stride", "padding"),
     "avg_pool": ("output_size",),
     "linear": ("in_features", "out_features"),
+    "layer_norm": ("normalized_shape",),
+    "group_norm": ("num_groups", "num_channels"),
+    "attention": (),
 }
 KINDS = {
     torch.nn.Conv2d: "conv2d",
@@ -20,6 +24,8 @@ KINDS = {
     torch.nn.MaxPool2d: "max_pool",
     torch.nn.AdaptiveAvgPool2d: "avg_pool",
     torch.nn.Linear: "linear",
+    torch.nn.LayerNorm: "layer_norm",
+    torch.nn.GroupNorm: "group_norm",
 }
 
 
@@ -28,11 +34,11 @@ class Layer:
     """What two layers must share to be the same benchmark."""
 
     kind: str
-    input: tuple[int, ...]
+    input: tuple[int, ...]  # of attention [3, N, heads, S, D]: queries, keys and values
     output: tuple[int, ...]
     config: tuple  # values of CONFIG_FIELDS[kind]
-    epilogue: str = ""  # what follows a batch norm at once: "", "relu" or "add+relu"
-    is_first: bool = False  # its input is the picture, which needs no gradient
+    epilogue: str = ""  # what follows a norm at once: "", "relu", "add+relu" or "silu"
+    is_first: bool = False  # its input needs no gradient: the picture, or what comes from a table
 
     @property
     def options(self) -> dict:
@@ -46,15 +52,19 @@ class Layer:
             return o["out_channels"] * o["in_channels"] // o["groups"] * math.prod(o["kernel_size"])
         if self.kind == "linear":
             return (o["in_features"] + 1) * o["out_features"]
-        return 4 * o["num_features"] if self.kind == "batch_norm" else 0
+        if self.kind == "layer_norm":
+            return 2 * math.prod(o["normalized_shape"])
+        return 4 * o["num_features"] if self.kind == "batch_norm" else 2 * o.get("num_channels", 0)
 
     def flops(self, backward: bool = False) -> int:
-        """A multiply-add is two. Backward of a product is two products: for the input and for the weight."""
+        """A multiply-add is two. Backward of a product is two products, one for each factor."""
         o = self.options
         if self.kind == "conv2d":
             forward = 2 * math.prod(self.output) * o["in_channels"] // o["groups"] * math.prod(o["kernel_size"])
         elif self.kind == "linear":
             forward = 2 * math.prod(self.output) * o["in_features"]
+        elif self.kind == "attention":
+            forward = 4 * math.prod(self.output) * self.input[-2]
         else:
             return 0  # bound by memory: counted in bytes
         return forward * (1 if self.is_first else 2) if backward else forward
@@ -65,8 +75,8 @@ class Layer:
         residual = y if self.epilogue == "add+relu" else 0
         if not backward:
             return itemsize * (x + self.weights + residual + y)
-        saved = {"conv2d": x, "linear": x, "batch_norm": x}.get(self.kind, 0)
-        relu = y if self.epilogue else 0  # which of its outputs were positive
+        saved = 0 if self.kind.endswith("_pool") else x + y if self.kind == "attention" else x
+        relu = y if self.epilogue.endswith("relu") else 0  # which of its outputs were positive
         grad_input = 0 if self.is_first else x
         return itemsize * (y + saved + relu + 2 * self.weights + grad_input + residual)
 
@@ -81,7 +91,14 @@ class Layer:
         if self.kind == "batch_norm":
             return " + ".join(["bn", *self.epilogue.split("+")]).rstrip(" +") + f" {o['num_features']} {spatial}"
         if self.kind == "linear":
-            return f"linear {o['in_features']}>{o['out_features']}"
+            rows = math.prod(self.input[:-1])
+            return f"linear {o['in_features']}>{o['out_features']}" + (f" {rows} rows" if len(self.input) > 2 else "")
+        if self.kind == "layer_norm":
+            return f"layer norm {math.prod(self.input[:-1])}x{self.input[-1]}"
+        if self.kind == "group_norm":
+            return " + ".join(["gn", *filter(None, [self.epilogue])]) + f" {o['num_channels']} {spatial}"
+        if self.kind == "attention":
+            return f"attention {self.input[2]} heads {self.input[3]}x{self.input[4]}"
         return f"{self.kind.replace('_', ' ')} {self.input[1]} {spatial}"
 
 
@@ -102,21 +119,38 @@ class _BatchNorm2d(torch.nn.BatchNorm2d):
         return super().forward(x)
 
 
-class _Recorder:
-    """torch.nn, but for the batch norm that takes (and notes) the fused arguments."""
+class _GroupNorm(torch.nn.GroupNorm):
+    """The same."""
 
-    BatchNorm2d = _BatchNorm2d
+    activation = None
+
+    def __init__(self, *args, activation=None):
+        super().__init__(*args)
+        self.activation = self.epilogue = activation
+
+
+class _Recorder:
+    """torch.nn, but for the norms that take (and note) the fused arguments."""
+
+    BatchNorm2d, GroupNorm = _BatchNorm2d, _GroupNorm
 
     def __getattr__(self, name):
         return getattr(torch.nn, name)
 
 
+@cache
+def _argument_shapes(name: str) -> list[tuple]:
+    """Of one sample: (shape, dtype) of each of the model's arguments."""
+    return [(t.shape[1:], t.dtype) for t in MODELS[name].inputs(1)[0]]
+
+
+@lru_cache(maxsize=64)
 def model_layers(name: str, batch: int) -> list[tuple[str, Layer]]:
     """Every layer that computes, with its dotted name, in the order in which they run."""
-    entry = MODELS[name]
-    shape = entry.inputs(1)[0].shape[1:]
+    shapes = _argument_shapes(name)
     with torch.device("meta"):
-        model, x = entry.build(_Recorder()), torch.empty(batch, *shape)
+        model = MODELS[name].build(_Recorder())
+        arguments = [torch.empty(batch, *shape, dtype=dtype) for shape, dtype in shapes]
     found = []
 
     def hook(module, inputs, output, name):
@@ -124,13 +158,19 @@ def model_layers(name: str, batch: int) -> list[tuple[str, Layer]]:
         config = tuple(getattr(module, f) for f in CONFIG_FIELDS[kind])
         if kind == "max_pool":
             config = tuple((v, v) if isinstance(v, int) else v for v in config)
-        epilogue = getattr(module, "epilogue", "")
-        found.append((name, Layer(kind, tuple(inputs[0].shape), tuple(output.shape), config, epilogue, not found)))
+        epilogue, first = getattr(module, "epilogue", None) or "", not inputs[0].requires_grad
+        found.append((name, Layer(kind, tuple(inputs[0].shape), tuple(output.shape), config, epilogue, first)))
+
+    def attend(q, k, v, path):
+        found.append((path, Layer("attention", (3, *q.shape), tuple(q.shape), ())))
+        return q
 
     for path, module in model.named_modules():
         if isinstance(module, tuple(KINDS)):
             module.register_forward_hook(lambda m, i, o, path=path: hook(m, i, o, path))
-    model(x)
+        if hasattr(module, "attend"):
+            module.attend = partial(attend, path=f"{path}.attend")
+    model(*arguments)
     return found
 
 

@@ -121,6 +121,8 @@ class Measurement:
 class Plan:
     rounds: int = 15
     seconds: float = 0.5  # of one turn
+    budget: float = float("inf")  # seconds after which no further round begins ...
+    least: int = 1  # ... once this many are done
     most: int = 200  # steps in one turn
     warmup: int = 1  # pairs of steps before the first round
     setup_limit: float = 600.0
@@ -134,7 +136,10 @@ def measure(
     workers: dict[str, Engine] | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Measurement]:
-    """Sets every engine up, then gives each its turns. `workers`, where given, outlive the call and are reused."""
+    """Sets every engine up, then gives each its turns. `workers`, where given, outlive the call and are reused.
+
+    Peak memory is that of a fresh process: with `workers` it is not given.
+    """
     keep = workers is not None
     workers = {} if workers is None else workers
     results = {entry.engine: Measurement(entry.engine, error=entry.unavailable) for entry in entries}
@@ -179,10 +184,13 @@ def measure(
         for entry in running:
             progress(f"{entry.engine}: set-up")
             set_up(entry)
+        begin = time.monotonic()
         for turn in range(plan.rounds):
+            over = turn >= plan.least and time.monotonic() - begin > plan.budget
             for entry in running:
                 progress(f"round {turn + 1} of {plan.rounds}")
-                take_turn(entry)
+                if not over:
+                    take_turn(entry)
         if not keep:
             for entry in running:
                 read_memory(entry)

@@ -136,3 +136,12 @@ def test_methods_of_a_job_can_be_called_and_the_environment_is_passed_on():
     finally:
         engine.close()
     assert not engine.alive
+
+
+@pytest.mark.parametrize(("budget", "least", "rounds"), [(0.0, 2, 2), (0.0, 9, 4), (1e9, 1, 4)])
+def test_rounds_end_when_the_budget_is_spent_but_not_before_the_least(budget, least, rounds):
+    shown = []
+    plan = Plan(rounds=4, seconds=0.0, budget=budget, least=least, setup_limit=60, turn_limit=2)
+    (result,) = measure([Entry("good", f"{__name__}:good_job", {})], plan, 1, progress=shown.append)
+    assert len(result.turns_ms) == rounds
+    assert len(shown) == 1 + plan.rounds  # progress comes to its end either way

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -146,12 +147,34 @@ def test_a_run_with_errors_alone_still_gives_a_report(tmp_path):
 # --- operations and shapes ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "gmacs"), [("resnet18", 1.814), ("resnet50", 4.089), ("resnet152", 11.514)])
+@pytest.mark.parametrize(
+    ("name", "gmacs"),
+    [("resnet18", 1.814), ("resnet50", 4.089), ("resnet152", 11.514), ("vit_base", 17.564)],
+)
 def test_operations_are_the_published_ones(name, gmacs):
     flops, moved = layers.model_cost(name, 1, "inference", 4)
     assert flops / 2e9 == pytest.approx(gmacs, abs=1e-3)
     parameters = sum(p.numel() for p in dlperf.benchmarks.models.seeded(name).parameters())
     assert moved > 4 * parameters
+
+
+def test_operations_of_the_unet():
+    """Its convolutions, linear layers and attention, as hooks on the layers themselves count them."""
+    counted = 0
+
+    def count(module, inputs, output):
+        nonlocal counted
+        per_value = module.weight[0].numel()
+        counted += output.numel() * per_value
+
+    model = dlperf.benchmarks.models.seeded("unet_cifar10").eval()
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model(*dlperf.benchmarks.models.MODELS["unet_cifar10"].inputs(1)[0])
+    attention = 5 * 2 * 256**2 * 256 + 2 * 16**2 * 256  # 2 + 3 at 16x16, one at 4x4; q k' and p v
+    assert layers.model_cost("unet_cifar10", 1, "inference", 4)[0] == 2 * (counted + attention)
 
 
 def test_a_training_step_is_three_products_but_for_the_first_layer():
@@ -184,7 +207,17 @@ KINDS = [
     layers.Layer("max_pool", (2, 4, 6, 6), (2, 4, 3, 3), ((3, 3), (2, 2), (1, 1))),
     layers.Layer("avg_pool", (2, 4, 6, 6), (2, 4, 1, 1), ((1, 1),)),
     layers.Layer("linear", (2, 16), (2, 5), (16, 5)),
+    layers.Layer("linear", (2, 3, 16), (2, 3, 5), (16, 5)),
+    layers.Layer("layer_norm", (2, 3, 16), (2, 3, 16), ((16,),)),
+    layers.Layer("group_norm", (2, 8, 4, 4), (2, 8, 4, 4), (4, 8)),
+    layers.Layer("group_norm", (2, 8, 4, 4), (2, 8, 4, 4), (4, 8), "silu"),
+    layers.Layer("attention", (3, 2, 2, 9, 16), (2, 2, 9, 16), ()),
 ]
+
+
+def test_every_layer_of_every_model_has_a_job():
+    kinds = {layer.kind for name in dlperf.benchmarks.models.MODELS for _, layer in layers.model_layers(name, 1)}
+    assert kinds == {layer.kind for layer in KINDS}
 
 
 @pytest.mark.parametrize("engine", ["dlperf", "eager-nhwc"])
@@ -217,11 +250,12 @@ def test_rel_err():
 # --- whole engines -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("model", ["resnet18", "unet_digits"])
 @pytest.mark.parametrize("mode", ["inference", "train"])
-def test_dlperf_and_eager_pass_the_float64_check(tmp_path, mode):
+def test_dlperf_and_eager_pass_the_float64_check(tmp_path, model, mode):
     from dlperf.benchmarks import engines
 
-    case = peers.Case("resnet18", mode, "f32", 1, "cpu", 2, str(tmp_path))
+    case = peers.Case(model, mode, "f32", 1, "cpu", 2, str(tmp_path))
     engines.prepare(case, None)
     ask_once(package_job("engines", "reference_job"), {"case": vars(case), "dtypes": ["f32"]}, 2, 300)
     for name in ("dlperf", "eager-nhwc"):
@@ -308,13 +342,37 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, capsys):
     assert "not a state_dict of resnet18" in capsys.readouterr().err
 
 
-def test_quick_leaves_out_the_slow_compilation():
-    options = suites.Options(peers=("eager-nhwc", "compile"), quick=True)
+def test_a_quick_run_has_all_models_in_both_dtypes_and_modes():
+    options = suites.Options(peers=("eager", "eager-nhwc", "compile"), quick=True)
     cases = suites.model_cases(options)
-    assert len([case for case in cases if case.dtype == "bf16"]) == 1
-    for case in cases:
-        left_out = (case.model, case.mode) == ("resnet50", "train")
-        assert ("compile" in suites.model_engines(case, options)) is not left_out
+    assert {case.model.partition("_")[0].rstrip("0123456789") for case in cases} == {"resnet", "vit", "unet"}
+    for model in {case.model for case in cases}:
+        rows = {(case.mode, case.dtype) for case in cases if case.model == model}
+        assert rows == {(mode, dtype) for mode in ("inference", "train") for dtype in ("f32", "bf16")}
+
+
+def test_a_quick_run_says_what_it_leaves_out():
+    options = suites.Options(peers=("eager", "eager-nhwc", "compile"), quick=True)
+    for case in suites.model_cases(options):
+        out = {name for name in suites.model_engines(case, options) if suites.left_out(name, case, options)}
+        compiled = case.model in suites.COMPILED_IN_QUICK and (case.mode, case.dtype) == ("inference", "f32")
+        assert out == {"eager"} | (set() if compiled else {"compile"})
+        for other in (replace(options, explicit_peers=True), replace(options, quick=False)):
+            assert not any(suites.left_out(name, case, other) for name in suites.model_engines(case, other))
+
+
+@pytest.mark.parametrize(("peer", "packages"), [("onnxruntime", ("onnx", "onnxscript")), ("openvino", ())])
+@pytest.mark.parametrize("model", ["resnet18", "vit_tiny", "unet_digits"])
+def test_optional_peers_pass_the_float64_check(tmp_path, model, peer, packages):
+    from dlperf.benchmarks import engines
+
+    for package in (peer, *packages):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    case = peers.Case(model, "inference", "f32", 1, "cpu", 2, str(tmp_path))
+    engines.prepare(case, None)
+    ask_once(package_job("engines", "reference_job"), {"case": vars(case), "dtypes": ["f32"]}, 2, 300)
+    info = ask_once(package_job("engines", "model_job"), peers.arguments(peer, case), 2, 300)
+    assert info["passed"], info
 
 
 def test_a_run_from_end_to_end(tmp_path, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""The models of the benchmark: a name, a builder over an `nn` namespace, and its inputs."""
+"""The models of the benchmark: a name, a builder over an `nn` namespace, its inputs, its loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,33 +6,56 @@ from functools import partial
 
 import torch
 
-from . import resnet
-from .pictures import pictures
+from . import resnet, unet, vit
+from .noise import noised, noised_target
+from .pictures import digits, pictures, small_pictures
+
+Inputs = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Model:
-    """`build(nn)` gives the module; `inputs(batch)` gives (tensor, what it is); a batch has `classes` labels."""
+    """`build(nn)` gives the module; `inputs(batch)` gives (its arguments, what they are).
+
+    In training, `loss` names the function in nn.functional of the output and `target(batch)`.
+    """
 
     build: Callable[..., torch.nn.Module]
-    inputs: Callable[[int], tuple[torch.Tensor, str]]
-    classes: int
-
-    def labels(self, batch: int) -> torch.Tensor:
-        """Made up: the photographs have no ImageNet label."""
-        return torch.randint(self.classes, (batch,), generator=torch.Generator().manual_seed(1))
+    inputs: Callable[[int], tuple[Inputs, str]]
+    target: Callable[[int], torch.Tensor]
+    loss: str
 
 
-def _imagenet(build) -> Model:
-    return Model(build, partial(pictures, size=224), 1000)
+def made_up_labels(batch: int, classes: int) -> torch.Tensor:
+    """The photographs have no ImageNet label."""
+    return torch.randint(classes, (batch,), generator=torch.Generator().manual_seed(1))
+
+
+def _images(source, batch: int) -> tuple[Inputs, str]:
+    x, what = source(batch)
+    return (x,), what
+
+
+def _classifier(build) -> Model:
+    return Model(build, partial(_images, pictures), partial(made_up_labels, classes=1000), "cross_entropy")
+
+
+def _denoiser(build, source) -> Model:
+    return Model(build, partial(noised, source), partial(noised_target, source), "mse_loss")
 
 
 MODELS = {
-    "resnet18": _imagenet(resnet.resnet18),
-    "resnet34": _imagenet(resnet.resnet34),
-    "resnet50": _imagenet(resnet.resnet50),
-    "resnet101": _imagenet(resnet.resnet101),
-    "resnet152": _imagenet(resnet.resnet152),
+    "resnet18": _classifier(resnet.resnet18),
+    "resnet34": _classifier(resnet.resnet34),
+    "resnet50": _classifier(resnet.resnet50),
+    "resnet101": _classifier(resnet.resnet101),
+    "resnet152": _classifier(resnet.resnet152),
+    "vit_tiny": _classifier(vit.vit_tiny),
+    "vit_small": _classifier(vit.vit_small),
+    "vit_base": _classifier(vit.vit_base),
+    "vit_large": _classifier(vit.vit_large),
+    "unet_cifar10": _denoiser(unet.unet_cifar10, small_pictures),
+    "unet_digits": _denoiser(unet.unet_digits, digits),
 }
 
 

@@ -1,4 +1,4 @@
-"""The two photographs that ship with scikit-learn, prepared as ImageNet pipelines do."""
+"""Pictures that ship with scikit-learn: two photographs, prepared as ImageNet pipelines do, and digits."""
 
 import importlib.util
 
@@ -21,7 +21,7 @@ def resize_shorter_side(image: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def photographs(batch: int, size: int = 224) -> torch.Tensor:
-    """[batch, 3, size, size]: both photographs' centre crops, their mirror images, then random crops."""
+    """[batch, 3, size, size] in 0..1: both photographs' centre crops, their mirror images, then random crops."""
     from sklearn.datasets import load_sample_images
 
     images = [torch.from_numpy(p.copy()).permute(2, 0, 1).float() / 255 for p in load_sample_images().images]
@@ -36,15 +36,38 @@ def photographs(batch: int, size: int = 224) -> torch.Tensor:
         else:
             top, left = (int(torch.randint(r + 1, (), generator=generator)) for r in room)
         crop = image[:, top : top + size, left : left + size]
-        crop = crop.flip(-1) if i // 2 % 2 else crop
-        crops.append((crop - MEAN) / STD)
+        crops.append(crop.flip(-1) if i // 2 % 2 else crop)
     return torch.stack(crops)
+
+
+def _noise(channels: int, batch: int, size: int, reason: str) -> tuple[torch.Tensor, str]:
+    noise = torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
+    return noise, f"normal noise, because {reason}"
 
 
 def pictures(batch: int, size: int = 224) -> tuple[torch.Tensor, str]:
     """Photographs and what they are; where scikit-learn is missing, noise that is named as noise."""
     reason = why_no_photographs()
-    if reason is None:
-        return photographs(batch, size), "scikit-learn's two sample photographs, cropped and mirrored"
-    noise = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
-    return noise, f"normal noise, because {reason}"
+    if reason is not None:
+        return _noise(3, batch, size, reason)
+    return (photographs(batch, size) - MEAN) / STD, "scikit-learn's two sample photographs, cropped and mirrored"
+
+
+def small_pictures(batch: int, size: int = 32) -> tuple[torch.Tensor, str]:
+    """Crops of the photographs in -1..1, [batch, 3, size, size], cut from ones four times the size; as `pictures`."""
+    reason = why_no_photographs()
+    if reason is not None:
+        return _noise(3, batch, size, reason)
+    large = photographs(batch, 4 * size)
+    middle = slice(3 * size // 2, 5 * size // 2)
+    return large[:, :, middle, middle] * 2 - 1, f"{size}x{size} crops of scikit-learn's two sample photographs"
+
+
+def digits(batch: int) -> tuple[torch.Tensor, str]:
+    """Handwritten digits in -1..1, [batch, 1, 8, 8]; as `pictures`."""
+    if importlib.util.find_spec("sklearn") is None:
+        return _noise(1, batch, 8, "sklearn not installed (pip install 'dlperf[bench]')")
+    from sklearn.datasets import load_digits
+
+    images = torch.from_numpy(load_digits().images).float()
+    return images[torch.arange(batch) % len(images), None] / 8 - 1, "scikit-learn's handwritten digits"

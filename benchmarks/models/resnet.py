@@ -4,14 +4,9 @@ Written once over an `nn` namespace: torch.nn, dlperf.nn, or anything that mirro
 buffers carry torchvision's names and shapes, so its checkpoints load.
 """
 
-import inspect
-
 import torch
 
-
-def fuses_epilogue(norm_class: type) -> bool:
-    """Whether this batch norm takes the activation and the residual that follow it as arguments."""
-    return {"activation", "residual"} <= inspect.signature(norm_class.forward).parameters.keys()
+from .fusion import fuses_epilogue
 
 
 class _Block(torch.nn.Module):

@@ -45,6 +45,16 @@ void bind_elementwise(py::module_& m) {
         },
         "(dtype, n, a, b, alpha, relu, y): y = a + alpha b, then max(y, 0) where relu.");
     m.def(
+        "add_rows",
+        [](int dtype, int64_t outer, int64_t mid, int64_t inner, Address a, Address b, int64_t b_outer, int64_t b_mid,
+           float alpha, bool relu, Address y) {
+            py::gil_scoped_release release;
+            DLPERF_DISPATCH(elementwise_table)
+                .add_rows(DType(dtype), outer, mid, inner, as_pointer<void>(a), as_pointer<void>(b), b_outer, b_mid,
+                          alpha, relu, as_pointer<void>(y));
+        },
+        "(dtype, outer, mid, inner, a, b, b_outer, b_mid, alpha, relu, y): add, with b broadcast in rows.");
+    m.def(
         "multiply",
         [](int dtype, int64_t n, Address a, Address b, Address y) {
             py::gil_scoped_release release;

@@ -19,6 +19,10 @@ struct ElementwiseTable {
     void (*activation_backward_from_output)(DType dtype, Act act, int64_t n, const void* gy, const void* y, void* gx);
     // y = a + alpha b, then max(y, 0) where `relu`
     void (*add)(DType dtype, int64_t n, const void* a, const void* b, float alpha, bool relu, void* y);
+    // The same, b broadcast: y and a are [outer, mid, inner]; b's elements along inner lie dense, its other steps
+    // (in elements, 0 where it is broadcast) are b_outer and b_mid.
+    void (*add_rows)(DType dtype, int64_t outer, int64_t mid, int64_t inner, const void* a, const void* b,
+                     int64_t b_outer, int64_t b_mid, float alpha, bool relu, void* y);
     // y = a b
     void (*multiply)(DType dtype, int64_t n, const void* a, const void* b, void* y);
     // y = x in another storage type

@@ -103,6 +103,39 @@ void add(DType dtype, int64_t n, const void* a, const void* b, float alpha, bool
     }
 }
 
+template <class T, class F>
+static inline void zip_rows(int64_t outer, int64_t mid, int64_t inner, const T* a, const T* b, int64_t b_outer,
+                            int64_t b_mid, T* y, const F& f) {
+    const bool streaming = a != y && outer * mid * inner * int64_t(sizeof(T)) >= kStreamBytes;
+    const int64_t least = (kMinPerThread + inner - 1) / inner;
+    parallel_for(outer * mid, least, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+            const T* ra = a + row * inner;
+            const T* rb = b + row / mid * b_outer + row % mid * b_mid;
+            const auto at = [&](int64_t i, int64_t count) {
+                return f(load_some(ra + i, count), load_some(rb + i, count));
+            };
+            if (streaming) {
+                run<true>(y + row * inner, 0, inner, at);
+            } else {
+                run<false>(y + row * inner, 0, inner, at);
+            }
+        }
+    });
+}
+
+void add_rows(DType dtype, int64_t outer, int64_t mid, int64_t inner, const void* a, const void* b, int64_t b_outer,
+              int64_t b_mid, float alpha, bool relu, void* y) {
+    const Vec scale = Vec::set1(alpha);
+    if (relu) {
+        DLPERF_DTYPE_SWITCH(dtype, zip_rows(outer, mid, inner, (const T*)a, (const T*)b, b_outer, b_mid, (T*)y,
+                                            [=](Vec u, Vec v) { return activate<Act::relu>(fma(v, scale, u), 0.0f); }))
+    } else {
+        DLPERF_DTYPE_SWITCH(dtype, zip_rows(outer, mid, inner, (const T*)a, (const T*)b, b_outer, b_mid, (T*)y,
+                                            [=](Vec u, Vec v) { return fma(v, scale, u); }))
+    }
+}
+
 void multiply(DType dtype, int64_t n, const void* a, const void* b, void* y) {
     DLPERF_DTYPE_SWITCH(dtype, zip(n, (const T*)a, (const T*)b, (T*)y, [](Vec u, Vec v) { return u * v; }))
 }
@@ -119,6 +152,6 @@ void cast(DType from, DType to, int64_t n, const void* x, void* y) {
 }  // namespace
 
 const ElementwiseTable elementwise_table = {
-    activation_forward, activation_backward, activation_backward_from_output, add, multiply, cast};
+    activation_forward, activation_backward, activation_backward_from_output, add, add_rows, multiply, cast};
 
 }  // namespace dlperf::DLPERF_ISA_NS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,8 @@ from ..memory import empty_like
 from ._checks import check_same_device, check_tensor
 from ._epilogue import gradient_before
 from ._frame import Operator
+from .channel_sum import channel_sum
+from .pool import avg_pool2d
 
 
 def add_empty(a: Tensor, b: Tensor, *_) -> Tensor:
@@ -16,18 +20,34 @@ def add_empty(a: Tensor, b: Tensor, *_) -> Tensor:
     return empty_like(a)
 
 
+def _sum_to(g: Tensor, size: tuple) -> Tensor:
+    """g summed over the dimensions along which a tensor of that size was broadcast."""
+    if g.shape == size:
+        return g
+    kept = len(size)
+    while kept and size[-kept] == 1 and g.shape[-kept] != 1:
+        kept -= 1
+    if g.numel() and g.dim() > kept and g.shape[g.dim() - kept :] == size[len(size) - kept :]:
+        # Over leading dimensions: a learned position that every sample of a batch shares.
+        return channel_sum(g.reshape(prod(g.shape[: g.dim() - kept]), -1)).view(size)
+    if g.numel() and g.dim() == 4 and tuple(size) == (*g.shape[:2], 1, 1):
+        return avg_pool2d(g, tuple(g.shape[2:]), divisor_override=1)
+    return g.sum_to_size(size)
+
+
 def _setup(ctx, args, output):
-    _, _, ctx.alpha, ctx.kind = args
+    _, b, ctx.alpha, ctx.kind = args
+    ctx.b_size = b.shape
     ctx.save_for_backward(None if ctx.kind == "none" else output)
 
 
 def _backward(ctx, gy):
     (y,) = ctx.saved_tensors
     g = gradient_before(ctx.kind, gy, y)
-    return g, g if ctx.alpha == 1.0 else g * ctx.alpha
+    return g, _sum_to(g if ctx.alpha == 1.0 else g * ctx.alpha, ctx.b_size)
 
 
-# act(a + alpha b) of one shape and dtype; `activation` is "none" or "relu"
+# act(a + alpha b) of one dtype, b of a shape that broadcasts to a's; `activation` is "none" or "relu"
 add_op = Operator(
     "add(Tensor a, Tensor b, float alpha, str activation) -> Tensor",
     fake=add_empty,
@@ -61,10 +81,13 @@ def add(input: Tensor, other: Tensor, *, alpha: float = 1, activation: str | Non
         input, other = input.to(device), other.to(device)
     if input.shape != other.shape:
         try:
-            input, other = torch.broadcast_tensors(input, other)
+            shape = torch.broadcast_shapes(input.shape, other.shape)
         except RuntimeError:
             raise RuntimeError(
                 f"add(): expected shapes that broadcast, got 'input' {tuple(input.shape)} and 'other' "
                 f"{tuple(other.shape)}"
             ) from None
+        if other.shape == shape and alpha == 1:
+            input, other = other, input
+        input = input.expand(shape)
     return add_op(input.to(dtype), other.to(dtype), float(alpha), activation or "none")

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import backends
 from ..backends import cpu
 from ..backends.cpu._library import FLOATS
+from ..backends.cpu.add import broadcast_rows
 from ..backends.cpu.conv import algorithm
 from ..ops.activation import KINDS
 
@@ -157,7 +158,7 @@ def fast_call(function):
     return _FAST.get(function, function) if isinstance(function, torch._ops.OpOverload) else function
 
 
-def _pointwise(kernel):
+def _same_order(kernel):
     """For torch's operators on two tensors that lie in one order."""
 
     def prepare(args, kwargs, y):
@@ -172,6 +173,23 @@ def _pointwise(kernel):
     return prepare
 
 
+def _add(args, kwargs, y):
+    """y = a + alpha b; one of them may be broadcast."""
+    alpha = kwargs.get("alpha", 1)
+    prepared = _same_order(lambda head, y, kwargs: (cpu.C.add, (*head, alpha, False, y)))(args, kwargs, y)
+    if prepared is not None or not isinstance(args[1], Tensor):
+        return prepared
+    a, b = args[:2] if args[0].shape == y.shape or alpha != 1 else args[1::-1]
+    if not a.dtype is b.dtype is y.dtype or y.dtype not in FLOATS or a.stride() != y.stride() or a.shape != y.shape:
+        return None
+    rows = broadcast_rows(y.shape, y.stride(), b.expand(y.shape).stride())
+    if rows is None:
+        return None
+    outer, mid, inner, *steps = rows
+    at = (Address(a), Address(b), *steps)
+    return Prepared(cpu.C.add_rows, (FLOATS[y.dtype], outer, mid, inner, *at, alpha, False, Address(y)))
+
+
 def _to_channels_last(args, kwargs, y):
     x = args[0]
     if kwargs.get("memory_format") is not torch.channels_last or not x.is_contiguous() or y.dtype not in FLOATS:
@@ -181,8 +199,8 @@ def _to_channels_last(args, kwargs, y):
 
 
 _NATIVE = {
-    aten.add.Tensor: _pointwise(lambda head, y, kwargs: (cpu.C.add, (*head, kwargs.get("alpha", 1), False, y))),
-    aten.mul.Tensor: _pointwise(lambda head, y, kwargs: (cpu.C.multiply, (*head, y))),
+    aten.add.Tensor: _add,
+    aten.mul.Tensor: _same_order(lambda head, y, kwargs: (cpu.C.multiply, (*head, y))),
     aten.contiguous.default: _to_channels_last,
 }
 
