@@ -130,6 +130,8 @@ static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_b
     t.rows_ld = block.rows_ld;
     t.epilogue = p.epilogue;
     t.bias_col = p.bias_col;
+    // Rows of one tap are read once from far away, too few bytes of each for the processor to see it coming.
+    const bool fetches_a = p.taps == 1;
     const auto run_panel = [&](int64_t n0, int64_t step_begin, int64_t step_end, float* panel_acc) {
         const int64_t width = panel_width(p.n, n0);
         const int nv = int(width / Vec::W), mr = kBlocks.mr[nv];
@@ -159,6 +161,12 @@ static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_b
                 t.residual_offset = block.residual_offset + m;
                 t.bias_row = block.bias_row ? block.bias_row + m : nullptr;
                 for (int64_t line = 0; line < share; ++line, next += 16) __builtin_prefetch(next, 0, 2);
+                if (fetches_a && n0 == n_begin) {
+                    for (int64_t i = m + mr; i < min64(m + 2 * mr, block.count); ++i) {
+                        const char* row = rows[i] + t.a_offset;
+                        for (int64_t at = 0; at < t.units * 4; at += 64) __builtin_prefetch(row + at, 0, 3);
+                    }
+                }
                 micro.rows[nv][height](t);
             }
         }
