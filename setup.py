@@ -82,8 +82,7 @@ class BuildKernels(build_ext):
     def build_extension(self, ext):
         import pybind11
 
-        build_dir = Path(self.build_temp).resolve()
-        build_dir.mkdir(parents=True, exist_ok=True)
+        build_dir = self.object_directory()
         includes = [f"-I{CSRC}", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
 
         tasks = []
@@ -121,6 +120,17 @@ class BuildKernels(build_ext):
         temporary = output.with_suffix(".tmp")
         self.run_compiler(["-shared", "-fopenmp", *link_flags, *objects, "-o", temporary])
         os.replace(temporary, output)  # a process that has the old one mapped keeps it
+
+    def object_directory(self) -> Path:
+        """In the checkout, where pip's temporary folder would be gone before the next build could use it."""
+        for directory in (ROOT / "build" / f"objects-{sys.implementation.cache_tag}", Path(self.build_temp).resolve()):
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except OSError:
+                continue
+            if os.access(directory, os.W_OK):
+                return directory
+        raise SystemExit(f"dlperf: no folder to build in: {ROOT} and {self.build_temp} can't be written to")
 
     def run_compiler(self, arguments):
         command = [*cxx().split(), *map(str, arguments)]

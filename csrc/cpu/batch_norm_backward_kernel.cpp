@@ -27,6 +27,11 @@ static DLPERF_INLINE void add_rows(const T* gy, const T* x, const T* y, T* gresi
                                    const float* mean, float* sum, float* product) {
     for_vectors(length, [&](int64_t i, auto lanes) {
         Vec g[G], p[G];
+        for (int r = G; r < 2 * G; ++r) {
+            fetch(gy + r * stride + i);
+            if (kSweep != Sweep::gradient_only) fetch(x + r * stride + i);
+            if (kSweep == Sweep::masked || kSweep == Sweep::masked_stored) fetch(y + r * stride + i);
+        }
         for (int r = 0; r < G; ++r) {
             g[r] = load_gradient<kSweep>(gy, y, gresidual, r * stride + i, lanes);
             if (kSweep != Sweep::gradient_only) p[r] = g[r] * (lanes.load(x + r * stride + i) - Vec::load(mean + i));
@@ -175,7 +180,8 @@ static void apply_part(const Arrays<T>& all, const ChannelView& view, const Work
                                             AlongRow{slope + c0}, AlongRow{offset + c0}, AlongRow{mean + c0});
         };
         if (view.has_partial(part)) row(view.rows, 0, view.partial);
-        for (int64_t r = items.end - 1; r >= items.begin; --r) row(r, channels.begin, channels.end - channels.begin);
+        each_row_backwards(items, view.width * int64_t(sizeof(T)),
+                           [&](int64_t r) { row(r, channels.begin, channels.end - channels.begin); });
         return;
     }
     for (int64_t item = items.end - 1; item >= items.begin; --item) {

@@ -20,6 +20,7 @@ static DLPERF_INLINE void add_rows(const T* x, int64_t stride, int64_t length, c
     for_vectors(length, [&](int64_t i, auto lanes) {
         const Vec center = Vec::load(shift + i);
         Vec d[G], q[G];
+        for (int g = 0; g < G; ++g) fetch(x + (g + G) * stride + i);
         for (int g = 0; g < G; ++g) d[g] = lanes.load(x + g * stride + i) - center;
         for (int g = 0; g < G; ++g) q[g] = d[g] * d[g];
         for (int step = 1; step < G; step *= 2) {
@@ -266,9 +267,9 @@ static void apply_part(const BatchNormForward& args, const ChannelView& view, co
     if (view.channels_last) {
         const int64_t c0 = channels.begin;
         if (view.has_partial(part)) span(view.rows * view.width, view.partial, AlongRow{scale}, AlongRow{shift});
-        for (int64_t r = items.end - 1; r >= items.begin; --r) {
+        each_row_backwards(items, view.width * int64_t(sizeof(T)), [&](int64_t r) {
             span(r * view.width + c0, channels.end - c0, AlongRow{scale + c0}, AlongRow{shift + c0});
-        }
+        });
         return;
     }
     for (int64_t item = items.end - 1; item >= items.begin; --item) {
