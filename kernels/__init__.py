@@ -1,0 +1,20 @@
+"""Triton kernels, a file per family: kernels, launcher, configurations. ``dlperf.backends.triton`` serves them."""
+
+from __future__ import annotations
+
+from ._launch import INTERPRETED
+from ._rules import RULES
+
+LEAST_CAPABILITY = 80
+
+# module -> the operators that it serves
+families: dict[str, tuple[str, ...]] = {
+    "activation": ("activation", "activation_", "activation_bwd"),
+    "add": ("add",),
+    "dropout": ("dropout",),
+    "softmax": ("softmax", "softmax_bwd"),
+    "cross_entropy": ("cross_entropy", "cross_entropy_bwd"),
+    "layer_norm": ("layer_norm", "layer_norm_bwd", "rms_norm", "rms_norm_bwd"),
+}
+
+__all__ = ["INTERPRETED", "LEAST_CAPABILITY", "RULES", "families"]

@@ -1,0 +1,54 @@
+"""Calls of every launcher, on meta tensors of real layers' sizes: what ``make aot`` compiles."""
+
+from __future__ import annotations
+
+import torch
+
+from dlperf.ops.activation import KINDS
+
+from . import activation, add, cross_entropy, dropout, layer_norm, softmax
+
+BF16, FP16, FP32, I64 = torch.bfloat16, torch.float16, torch.float32, torch.int64
+
+
+def _x(*size: int, dtype: torch.dtype = BF16, last: bool = False) -> torch.Tensor:
+    x = torch.empty(size, dtype=dtype, device="meta")
+    return x.to(memory_format=torch.channels_last) if last else x
+
+
+def _elementwise() -> None:
+    x = _x(256, 64, 56, 56)
+    for kind in KINDS:
+        activation.activation(x, kind, 1.0)
+        activation.activation_bwd(x, x, kind, 1.0)
+    activation.activation(x.float(), "silu", 0.0)
+    for kind in ("none", "relu"):
+        add.add(x, x, 1.0, kind)
+    dropout.dropout(x, _x(2, dtype=I64), 0.1)
+
+
+def _rows() -> None:
+    for size, dim in (((2048, 197), 1), ((256, 1000), 1), ((64, 50257), 1), ((8, 21, 512, 512), 1)):
+        x = _x(*size)
+        softmax.softmax(x, dim, False)
+        softmax.softmax_bwd(x, x, dim, False)
+    softmax.softmax(_x(256, 8192), 1, True)
+    softmax.softmax_bwd(_x(256, 8192), _x(256, 8192), 1, True)
+    for size in ((256, 1000), (8, 21, 512, 512)):
+        for soft in (False, True):
+            x = _x(*size, dtype=FP32)
+            target = x if soft else _x(size[0], *size[2:], dtype=I64)
+            _, saved = cross_entropy.cross_entropy(x, target, None, 1, -100, 0.1)
+            cross_entropy.cross_entropy_bwd(_x(dtype=FP32), x, target, None, saved, 1, -100, 0.1, soft)
+    for cols in (384, 768, 1280, 4096, 8192, 16384):
+        x, w = _x(50432, cols), _x(cols)
+        _, stats = layer_norm.layer_norm(x, w, w, 1, 1e-5)
+        layer_norm.layer_norm_bwd(x, x, w, w, stats, 1, 1e-5, [True] * 3)
+    x, w = _x(50432, 768), _x(768)
+    _, stats = layer_norm.rms_norm(x, w, 1, 1e-5)
+    layer_norm.rms_norm_bwd(x, x, w, stats, 1, 1e-5, [True] * 2)
+
+
+def call_every_launcher() -> None:
+    _elementwise()
+    _rows()
