@@ -15,6 +15,9 @@ families: dict[str, tuple[str, ...]] = {
     "softmax": ("softmax", "softmax_bwd"),
     "cross_entropy": ("cross_entropy", "cross_entropy_bwd"),
     "layer_norm": ("layer_norm", "layer_norm_bwd", "rms_norm", "rms_norm_bwd"),
+    "batch_norm": ("batch_norm_train", "batch_norm_eval", "batch_norm_bwd", "batch_norm_update"),
+    "channel_sum": ("channel_sum",),
+    "group_norm": ("group_norm", "group_norm_bwd"),
 }
 
 __all__ = ["INTERPRETED", "LEAST_CAPABILITY", "RULES", "families"]

@@ -32,6 +32,22 @@ def _cross_entropy(x, target, weight, *_) -> str | None:
     return _dtype(x)
 
 
+def _update(running_mean, running_var, mean, var, *_) -> str | None:
+    if running_var.dtype is not running_mean.dtype:
+        return "the running statistics' dtypes differ"
+    if mean.dtype is not torch.float32:
+        return _dtype(mean) or "the batch's statistics are not float32"
+    if not (running_mean.is_contiguous() and running_var.is_contiguous()):
+        return "the running statistics are strided views"
+    return _dtype(running_mean)
+
+
+def _group_norm(x, weight, bias, activation, *tensors) -> str | None:
+    if activation not in ("none", "relu", "silu"):
+        return f"the kernels fuse relu and silu, not {activation}"
+    return _norm(x, tensors, (weight, bias))
+
+
 RULES: dict = {
     "dropout": lambda x, *_: _dtype(x),
     "cross_entropy": _cross_entropy,
@@ -40,4 +56,14 @@ RULES: dict = {
     "rms_norm": lambda x, weight, *_: _norm(x, (), (weight,)),
     "layer_norm_bwd": lambda gy, x, weight, bias, *_: _norm(x, (gy,), (weight, bias)),
     "rms_norm_bwd": lambda gy, x, weight, *_: _norm(x, (gy,), (weight,)),
+    "batch_norm_train": lambda x, weight, bias, residual, *_: _norm(x, (residual,), (weight, bias)),
+    "batch_norm_eval": lambda x, mean, var, weight, bias, residual, *_: _norm(
+        x, (residual,), (weight, bias, mean, var)
+    ),
+    "batch_norm_bwd": lambda gy, x, y, mean, var, weight, bias, *_: _norm(x, (gy, y), (weight, bias, mean, var)),
+    "batch_norm_update": _update,
+    "group_norm": lambda x, weight, bias, groups, eps, activation: _group_norm(x, weight, bias, activation),
+    "group_norm_bwd": lambda gy, x, weight, bias, stats, groups, eps, activation, wanted: _group_norm(
+        x, weight, bias, activation, gy
+    ),
 }
