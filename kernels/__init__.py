@@ -16,6 +16,7 @@ families: dict[str, tuple[str, ...]] = {
     "cross_entropy": ("cross_entropy", "cross_entropy_bwd"),
     "layer_norm": ("layer_norm", "layer_norm_bwd", "rms_norm", "rms_norm_bwd"),
     "batch_norm": ("batch_norm_train", "batch_norm_eval", "batch_norm_bwd", "batch_norm_update"),
+    "matmul": ("linear", "bmm"),
     "channel_sum": ("channel_sum",),
     "group_norm": ("group_norm", "group_norm_bwd"),
 }
