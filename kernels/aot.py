@@ -3,7 +3,7 @@
 The launchers are called with meta tensors of real layers' sizes while their launches are recorded (``aot_cases.py``), so what
 is compiled is what they would launch. For each distinct variant the binary's registers, spilled bytes and shared memory are
 read, and its PTX is searched for tensor-core instructions. The table goes to docs/aot.md. It fails where a kernel marked hot
-spills, shared memory passes the chip's limit, a matrix kernel has no tensor-core instruction in a tensor-core dtype, warp
+spills more than a few scalars, shared memory passes the chip's limit, a matrix kernel has no tensor-core instruction in a tensor-core dtype, warp
 specialization was asked for and not applied, or a kernel was never launched.
 """
 
@@ -28,6 +28,7 @@ from ._launch import INTERPRETED, KERNELS, Kernel, Launch, recording, specializa
 CAPABILITIES = (80, 90, 100)
 SHARED_LIMIT = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes a block may ask for
 _TENSOR_CORE = {80: ("mma.sync",), 90: ("wgmma", "mma.sync"), 100: ("tcgen05.mma", "mma.sync")}
+TOLERATED_SPILL = 32  # bytes: ptxas parks a few scalars outside of loops to let one more block run
 _TYPES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
@@ -157,7 +158,7 @@ def examine(task: tuple[Variant, int]) -> Row:
     spill = spilled(ptx, capability) if used.get("STACK", 0) else 0
     instruction = next((i for i in _TENSOR_CORE[capability] if i in ptx), "")
     problems = []
-    if kernel.hot and spill > 0:
+    if kernel.hot and spill > TOLERATED_SPILL:
         problems.append(f"{spill} bytes spilled")
     if shared > SHARED_LIMIT[capability]:
         problems.append(f"{shared} bytes of shared memory, and the chip has {SHARED_LIMIT[capability]}")
@@ -224,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     missing = [] if args.kernel else never_launched(per_target)
     for kernel in missing:
         print(f"{kernel.name}: no case in kernels/aot_cases.py launches it")
-    if args.out and not args.kernel:
+    if args.out:
         args.out.write_text(_table(rows))
     print(f"{len(rows)} compiled, {len(failed)} failed, {len(missing)} never launched; {time.monotonic() - start:.0f} s")
     return 1 if failed or missing else 0

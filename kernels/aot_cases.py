@@ -6,7 +6,7 @@ import torch
 
 from dlperf.ops.activation import KINDS
 
-from . import activation, add, cross_entropy, dropout, layer_norm, softmax
+from . import activation, add, batch_norm, channel_sum, cross_entropy, dropout, group_norm, layer_norm, matmul, softmax
 
 BF16, FP16, FP32, I64 = torch.bfloat16, torch.float16, torch.float32, torch.int64
 
@@ -49,6 +49,36 @@ def _rows() -> None:
     layer_norm.rms_norm_bwd(x, x, w, stats, 1, 1e-5, [True] * 2)
 
 
+def _channel_norms() -> None:
+    for last in (True, False):
+        x, w = _x(256, 256, 14, 14, last=last), _x(256, dtype=FP32)
+        y, mean, var = batch_norm.batch_norm_train(x, w, w, x, 1e-5, "relu")
+        batch_norm.batch_norm_eval(x, mean, var, w, w, x, 1e-5, "relu")
+        batch_norm.batch_norm_bwd(x, x, y, mean, var, w, w, 1e-5, True, [True] * 4)
+        batch_norm.batch_norm_bwd(x, x, None, mean, var, w, w, 1e-5, True, [True, True, True, False])
+        channel_sum.channel_sum(x)
+        x, w = _x(64, 128, 32, 32, last=last), _x(128)
+        for kind in ("none", "silu"):
+            _, stats = group_norm.group_norm(x, w, w, 32, 1e-5, kind)
+            group_norm.group_norm_bwd(x, x, w, w, stats, 32, 1e-5, kind, [True] * 3)
+    batch_norm.batch_norm_update(w.float(), w.float(), w.float(), w.float(), 0.1, 1000)
+
+
+def _matmul() -> None:
+    for dtype in (BF16, FP16, FP32):
+        for rows, out, inner in ((50432, 3072, 768), (197, 768, 768), (8, 1000, 2048), (64, 1280, 320)):
+            x, w, b = _x(rows, inner, dtype=dtype), _x(out, inner, dtype=dtype), _x(out, dtype=dtype)
+            matmul.linear(x, w, b, None, "none")
+            if dtype is BF16:
+                matmul.linear(x, w, b, _x(rows, out), "gelu")
+                matmul.linear(_x(rows, out), w.t(), None, None, "none")  # the gradient of x
+                matmul.linear(_x(rows, out).t(), x.t(), None, None, "none")  # and of the weight
+        q = _x(96, 197, 64, dtype=dtype)
+        matmul.bmm(q, q.mT, None, None, 0.0, 0.125, "none")
+
+
 def call_every_launcher() -> None:
     _elementwise()
     _rows()
+    _channel_norms()
+    _matmul()

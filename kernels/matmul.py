@@ -203,18 +203,21 @@ class Operand:
     stride: tuple[int, int, int, int]
 
 
-# (BLOCK_M, BLOCK_N, BLOCK_K, warps, stages), best first where the product has tiles enough. Not yet measured on a GPU.
+# (BLOCK_M, BLOCK_N, BLOCK_K, warps, stages) by (capability, bytes of an element), best first where the product has tiles
+# enough. Chosen by the ahead-of-time table; not yet measured on a GPU.
 CONFIGURATIONS = {
-    (90, 2): ((128, 256, 64, 8, 3), (128, 128, 64, 4, 4), (64, 128, 64, 4, 4), (64, 64, 64, 4, 4)),
-    (80, 2): ((128, 128, 32, 4, 4), (64, 128, 32, 4, 4), (64, 64, 32, 4, 4)),
+    (100, 2): ((128, 128, 64, 8, 4), (64, 128, 64, 4, 4), (64, 64, 64, 4, 4)),
+    (90, 2): ((128, 128, 64, 8, 4), (64, 128, 64, 4, 4), (64, 64, 64, 4, 4)),
+    (80, 2): ((128, 128, 32, 8, 4), (64, 128, 32, 4, 4), (64, 64, 32, 4, 4)),
     (80, 4): ((128, 64, 32, 8, 3), (64, 64, 32, 4, 3)),
 }
 FEW_ROWS = {2: (16, 128, 64, 4, 4), 4: (16, 64, 32, 4, 3)}
-PERSISTENT = (128, 128, 64, 4, 3)
+# The same and whether warps are specialized, which triton does at four warps alone.
+PERSISTENT = ((128, 128, 64, 4, 3, True), (128, 128, 64, 8, 4, False))
 
 
 def _candidates(chip: int, itemsize: int) -> tuple[tuple, ...]:
-    return CONFIGURATIONS.get((90 if chip >= 90 else 80, itemsize)) or CONFIGURATIONS[80, itemsize]
+    return CONFIGURATIONS.get((min(chip // 10 * 10, 100), itemsize)) or CONFIGURATIONS[80, itemsize]
 
 
 def configure(chip: int, processors: int, itemsize: int, batch: int, m: int, n: int, k: int) -> tuple:
@@ -243,7 +246,7 @@ def _wants_persistent(chip: int, processors: int, a: Tensor, b: Tensor, x: Opera
         return False
     m, k = x.size[2:]
     n = y.size[3]
-    if cdiv(m, PERSISTENT[0]) * cdiv(n, PERSISTENT[1]) < processors or k < 256:
+    if cdiv(m, 128) * cdiv(n, 128) < processors or k < 256:
         return False
     return _rows_for_tma(a, x) is not None and _rows_for_tma(b, y) is not None
 
@@ -315,7 +318,7 @@ def product(
         run(default)
         return
     problem = f"matmul {a.dtype} {how} {outer * inner} {power_of_two(m)} {n} {k} {x.stride[3] == 1} {y.stride[2] == 1}"
-    candidates = [(*c, s) for c in _candidates(chip, a.itemsize) for s in (1, 4)]
+    candidates = [(*c, default[5]) for c in _candidates(chip, a.itemsize)]
     run(choose(a.device, problem, default, candidates, run))
 
 
@@ -324,26 +327,33 @@ def _allocate(size: int, alignment: int, stream: int | None) -> Tensor:
 
 
 def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, processors) -> None:
-    block_m, block_n, block_k, warps, stages = PERSISTENT
     m, k = x.size[2:]
     n = y.size[3]
     if not INTERPRETED:
         triton.set_allocator(_allocate)  # for the descriptors that the kernel makes
-    tiles = cdiv(m, block_m) * cdiv(n, block_n)
-    persistent_kernel(
-        (min(tiles, processors),),
-        *(a, b, bias, residual, c, m, n, k, _rows_for_tma(a, x), _rows_for_tma(b, y), *r_stride[2:], alpha, beta),
-        KIND=kind,
-        A_BY_K=x.stride[3] != 1,
-        B_BY_K=y.stride[2] != 1,
-        WARP_SPECIALIZE=residual is None,
-        BLOCK_M=block_m,
-        BLOCK_N=block_n,
-        BLOCK_K=block_k,
-        GROUP_M=_GROUP_M,
-        num_warps=warps,
-        num_stages=stages,
-    )
+
+    def run(configuration: tuple) -> None:
+        block_m, block_n, block_k, warps, stages, specialize = configuration
+        persistent_kernel(
+            (min(cdiv(m, block_m) * cdiv(n, block_n), processors),),
+            *(a, b, bias, residual, c, m, n, k, _rows_for_tma(a, x), _rows_for_tma(b, y), *r_stride[2:], alpha, beta),
+            KIND=kind,
+            A_BY_K=x.stride[3] != 1,
+            B_BY_K=y.stride[2] != 1,
+            WARP_SPECIALIZE=specialize,
+            BLOCK_M=block_m,
+            BLOCK_N=block_n,
+            BLOCK_K=block_k,
+            GROUP_M=_GROUP_M,
+            num_warps=warps,
+            num_stages=stages,
+        )
+
+    # A specialized kernel's few registers have no room for a longer epilogue.
+    short = residual is None and kind in ("none", "relu")
+    candidates = PERSISTENT if short else PERSISTENT[1:]
+    problem = f"persistent {a.dtype} {m} {n} {k} {x.stride[3] == 1} {y.stride[2] == 1} {short}"
+    run(choose(a.device, problem, candidates[0], candidates, run))
 
 
 @lru_cache(maxsize=4096)
