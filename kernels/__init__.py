@@ -17,6 +17,7 @@ families: dict[str, tuple[str, ...]] = {
     "layer_norm": ("layer_norm", "layer_norm_bwd", "rms_norm", "rms_norm_bwd"),
     "batch_norm": ("batch_norm_train", "batch_norm_eval", "batch_norm_bwd", "batch_norm_update"),
     "matmul": ("linear", "bmm"),
+    "conv": ("conv2d", "conv2d_bwd_input", "conv2d_bwd_weight", "conv_transpose2d"),
     "channel_sum": ("channel_sum",),
     "group_norm": ("group_norm", "group_norm_bwd"),
 }

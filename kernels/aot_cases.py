@@ -6,7 +6,7 @@ import torch
 
 from dlperf.ops.activation import KINDS
 
-from . import activation, add, batch_norm, channel_sum, cross_entropy, dropout, group_norm, layer_norm, matmul, softmax
+from . import activation, add, batch_norm, channel_sum, conv, cross_entropy, dropout, group_norm, layer_norm, matmul, softmax
 
 BF16, FP16, FP32, I64 = torch.bfloat16, torch.float16, torch.float32, torch.int64
 
@@ -77,8 +77,33 @@ def _matmul() -> None:
         matmul.bmm(q, q.mT, None, None, 0.0, 0.125, "none")
 
 
+def _conv() -> None:
+    layers = (
+        ((64, 64, 56, 56), (64, 64, 3, 3), 1, 1, 1),
+        ((64, 512, 14, 14), (512, 512, 3, 3), 2, 1, 1),
+        ((64, 3, 224, 224), (64, 3, 7, 7), 2, 3, 1),
+        ((64, 256, 56, 56), (512, 256, 1, 1), 2, 0, 1),
+        ((64, 256, 56, 56), (64, 256, 1, 1), 1, 0, 1),
+        ((8, 256, 16, 16), (256, 256, 3, 3), 1, 1, 1),
+        ((64, 128, 56, 56), (128, 4, 3, 3), 1, 1, 32),
+        ((64, 96, 56, 56), (96, 1, 3, 3), 1, 1, 96),
+    )
+    for dtype in (BF16, FP32):
+        for size, weight_size, stride, padding, groups in layers:
+            x, w = _x(*size, dtype=dtype, last=True), _x(*weight_size, dtype=dtype, last=True)
+            rest = ([stride] * 2, [padding] * 2, [1, 1], groups)
+            y = conv.conv2d(x, w, None, None, *rest, "none")
+            conv.conv2d_bwd_input(y, w, list(size), *rest, True)
+            conv.conv2d_bwd_weight(y, x, list(weight_size), *rest, True)
+            if dtype is BF16 and size[1] in (64, 256):
+                conv.conv2d(x, w, _x(w.shape[0]), y, *rest, "relu")
+    x, w = _x(8, 128, 32, 32, last=True), _x(128, 64, 4, 4, last=True)
+    conv.conv_transpose2d(x, w, _x(64), [2, 2], [1, 1], [0, 0], [1, 1], 1, "silu")
+
+
 def call_every_launcher() -> None:
     _elementwise()
     _rows()
     _channel_norms()
     _matmul()
+    _conv()

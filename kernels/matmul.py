@@ -112,10 +112,10 @@ def join_kernel(
     r_inner,
     r_m,
     r_n,
+    split,
     alpha,
     beta,
     KIND: tl.constexpr,
-    SPLIT_K: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
@@ -124,7 +124,7 @@ def join_kernel(
     inside = (rows < all_rows)[:, None] & (columns < n)[None, :]
     at = rows[:, None] * n + columns[None, :]
     value = tl.zeros([ROWS, COLS], tl.float32)
-    for _ in range(SPLIT_K):
+    for _ in range(split):
         value += tl.load(parts + at, mask=inside, other=0.0)
         parts += all_rows.to(tl.int64) * n
     batch = rows // m
@@ -306,9 +306,8 @@ def product(
             rows = 1024 // cols
             join_kernel(
                 (cdiv(batch * m, rows), cdiv(n, cols)),
-                *(out, bias, residual, c, batch * m, m, n, inner, *r_stride, alpha, beta),
+                *(out, bias, residual, c, batch * m, m, n, inner, *r_stride, split, alpha, beta),
                 KIND=kind,
-                SPLIT_K=split,
                 ROWS=rows,
                 COLS=cols,
             )
