@@ -18,6 +18,7 @@ families: dict[str, tuple[str, ...]] = {
     "batch_norm": ("batch_norm_train", "batch_norm_eval", "batch_norm_bwd", "batch_norm_update"),
     "matmul": ("linear", "bmm"),
     "conv": ("conv2d", "conv2d_bwd_input", "conv2d_bwd_weight", "conv_transpose2d"),
+    "attention": ("attention", "attention_bwd"),
     "channel_sum": ("channel_sum",),
     "group_norm": ("group_norm", "group_norm_bwd"),
 }

@@ -48,7 +48,50 @@ def _group_norm(x, weight, bias, activation, *tensors) -> str | None:
     return _norm(x, tensors, (weight, bias))
 
 
+_MASKS = (torch.bool, *FLOATS)
+_MOST_HEAD_DIM = 256
+_MOST_POSITIONS = 2**31 - 2**16  # what int32 pixel numbers and the last tile's overhang leave
+
+
+def _attention(q, k, v, mask, *floating) -> str | None:
+    for t in (k, v, *floating):
+        if t.dtype is not q.dtype:
+            return "the tensors' dtypes differ"
+    if mask is not None and mask.dtype not in _MASKS:
+        return f"the kernels take no {str(mask.dtype).removeprefix('torch.')} mask"
+    if q.shape[3] > _MOST_HEAD_DIM or v.shape[3] > _MOST_HEAD_DIM:
+        return f"head dimensions are above {_MOST_HEAD_DIM}"
+    return _dtype(q)
+
+
+def _conv(*args) -> str | None:
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    if any(t.dtype is not tensors[0].dtype for t in tensors):
+        return "the tensors' dtypes differ"
+    for t in tensors:
+        if t.dim() == 4 and t.shape[0] * t.shape[2] * t.shape[3] > _MOST_POSITIONS:
+            return "an image batch has more pixels than an int32 can number"
+    return _dtype(tensors[0])
+
+
+def _product(*args) -> str | None:
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    if any(t.dtype is not tensors[0].dtype for t in tensors):
+        return "the tensors' dtypes differ"
+    if any(size > _MOST_POSITIONS for t in tensors for size in (t.numel() // max(1, t.shape[-1]), *t.shape[-1:])):
+        return "an operand has more rows or columns than an int32 can number"
+    return _dtype(tensors[0])
+
+
 RULES: dict = {
+    "attention": lambda q, k, v, mask, *_: _attention(q, k, v, mask),
+    "attention_bwd": lambda go, q, k, v, mask, rng, out, *_: _attention(q, k, v, mask, go, out),
+    "conv2d": _conv,
+    "conv2d_bwd_input": _conv,
+    "conv2d_bwd_weight": _conv,
+    "conv_transpose2d": _conv,
+    "linear": _product,
+    "bmm": _product,
     "dropout": lambda x, *_: _dtype(x),
     "cross_entropy": _cross_entropy,
     "cross_entropy_bwd": lambda gloss, *args: _cross_entropy(*args),
