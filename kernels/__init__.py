@@ -19,6 +19,11 @@ families: dict[str, tuple[str, ...]] = {
     "matmul": ("linear", "bmm"),
     "conv": ("conv2d", "conv2d_bwd_input", "conv2d_bwd_weight", "conv_transpose2d"),
     "attention": ("attention", "attention_bwd"),
+    "diffusion": ("diffusion_step", "add_noise"),
+    "pool": ("max_pool", "max_pool_bwd", "avg_pool", "avg_pool_bwd"),
+    "upsample": ("upsample", "upsample_bwd"),
+    "pixel_shuffle": ("pixel_shuffle", "pixel_unshuffle"),
+    "embedding": ("embedding", "embedding_bwd"),
     "channel_sum": ("channel_sum",),
     "group_norm": ("group_norm", "group_norm_bwd"),
 }

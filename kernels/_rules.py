@@ -83,7 +83,25 @@ def _product(*args) -> str | None:
     return _dtype(tensors[0])
 
 
+def _diffusion_step(x, model, uncond, noise, history, *_) -> str | None:
+    if x.dtype is not torch.float32 and model.dtype is not x.dtype:
+        return "the model's dtype differs from a 16-bit sample's"
+    if uncond is not None and uncond.dtype is not model.dtype:
+        return "the two predictions' dtypes differ"
+    if any(t is not None and t.dtype is not x.dtype for t in (noise, history)):
+        return "the dtypes of noise or history and sample differ"
+    return _dtype(x) or _dtype(model)
+
+
 RULES: dict = {
+    "diffusion_step": _diffusion_step,
+    "add_noise": lambda x, noise, *_: _dtype(x) if noise.dtype is x.dtype else "the dtypes of noise and sample differ",
+    "max_pool": lambda x, *_: _dtype(x),
+    "max_pool_bwd": lambda gy, *_: _dtype(gy),
+    "avg_pool": lambda x, *_: _dtype(x),
+    "avg_pool_bwd": lambda gy, *_: _dtype(gy),
+    "embedding": lambda indices, weight, *_: _dtype(weight),
+    "embedding_bwd": lambda gy, *_: _dtype(gy),
     "attention": lambda q, k, v, mask, *_: _attention(q, k, v, mask),
     "attention_bwd": lambda go, q, k, v, mask, rng, out, *_: _attention(q, k, v, mask, go, out),
     "conv2d": _conv,

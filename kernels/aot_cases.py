@@ -6,7 +6,25 @@ import torch
 
 from dlperf.ops.activation import KINDS
 
-from . import activation, add, batch_norm, channel_sum, conv, cross_entropy, dropout, group_norm, layer_norm, matmul, softmax
+from . import (
+    activation,
+    add,
+    attention,
+    batch_norm,
+    channel_sum,
+    conv,
+    cross_entropy,
+    diffusion,
+    dropout,
+    embedding,
+    group_norm,
+    layer_norm,
+    matmul,
+    pixel_shuffle,
+    pool,
+    softmax,
+    upsample,
+)
 
 BF16, FP16, FP32, I64 = torch.bfloat16, torch.float16, torch.float32, torch.int64
 
@@ -101,9 +119,64 @@ def _conv() -> None:
     conv.conv_transpose2d(x, w, _x(64), [2, 2], [1, 1], [0, 0], [1, 1], 1, "silu")
 
 
+def _attend(sizes: tuple, dtype: torch.dtype, causal: bool, mask: torch.Tensor | None, dropout_p: float) -> None:
+    """sizes: batch, heads, heads of key and value, queries, keys, head dimension."""
+    b, h, kv, sq, sk, e = sizes
+    q, k, v = (_x(b, heads, s, e, dtype=dtype) for heads, s in ((h, sq), (kv, sk), (kv, sk)))
+    rng = _x(2, dtype=I64) if dropout_p else None
+    out, stats = attention.attention(q, k, v, mask, rng, causal, 0.125, dropout_p)
+    grad = mask is not None and mask.is_floating_point()
+    attention.attention_bwd(out, q, k, v, mask, rng, out, stats, causal, 0.125, dropout_p, grad)
+
+
+def _attention() -> None:
+    for e in (64, 128, 256):
+        _attend((8, 16, 16, 2048, 2048, e), BF16, False, None, 0.0)
+        _attend((8, 16, 16, 2048, 2048, e), FP32, False, None, 0.0)
+    _attend((64, 6, 6, 197, 197, 64), BF16, False, None, 0.0)
+    _attend((8, 16, 4, 2048, 2048, 128), BF16, True, None, 0.0)
+    _attend((8, 16, 16, 2048, 2048, 64), FP16, True, None, 0.0)
+    _attend((8, 16, 16, 1024, 1024, 64), BF16, False, None, 0.1)
+    _attend((64, 6, 6, 197, 197, 64), BF16, False, None, 0.1)
+    _attend((512, 3, 3, 49, 49, 32), BF16, False, _x(1, 3, 49, 49), 0.0)
+    _attend((8, 16, 16, 1024, 1024, 64), BF16, False, _x(8, 1, 1, 1024, dtype=torch.bool), 0.0)
+    _attend((8, 8, 8, 1024, 77, 40), BF16, False, None, 0.0)
+
+
+def _images() -> None:
+    level = _x(1000, dtype=torch.float64)
+    pair, steps = _x(2, dtype=I64), _x(64, dtype=I64)
+    coefficients = [0.5] * 9
+    for last in (False, True):
+        x = _x(64, 64, 112, 112, last=last)
+        y, indices = pool.max_pool(x, [3, 3, 2, 2, 1, 1, 1, 1], [56, 56], True)
+        pool.max_pool_bwd(y, indices, list(x.shape), [3, 3, 2, 2, 1, 1, 1, 1], last)
+        y = pool.avg_pool(x, [2, 2, 2, 2, 0, 0, 1, 1], [56, 56], True, 0)
+        pool.avg_pool_bwd(y, list(x.shape), [2, 2, 2, 2, 0, 0, 1, 1], True, 0, last)
+        x = _x(64, 2048, 7, 7, last=last)
+        pool.avg_pool_bwd(pool.avg_pool(x, [], [1, 1], True, 0), list(x.shape), [], True, 0, last)
+        for mode in ("nearest", "bilinear"):
+            x = _x(16, 256, 16, 16, last=last)
+            y = upsample.upsample(x, [32, 32], mode, False, 0.0, 0.0)
+            upsample.upsample_bwd(y, [16, 16], mode, False, 0.0, 0.0)
+        x = _x(16, 256, 16, 16, last=last)
+        pixel_shuffle.pixel_unshuffle(pixel_shuffle.pixel_shuffle(x, 2), 2)
+        x = _x(64, 3, 64, 64, dtype=FP32, last=last)
+        diffusion.diffusion_step(x, x, None, None, None, pair, coefficients, 0, 7, False)
+        diffusion.diffusion_step(x, x, x, x, x, None, coefficients, 0, 7, True)
+        diffusion.diffusion_step(x, x.bfloat16(), x.bfloat16(), None, None, pair, coefficients, 0, 7, False)
+        diffusion.add_noise(x, x, level, steps, False)
+    diffusion.add_noise(x, x, level, steps, True)
+    numbers = _x(64, dtype=I64)
+    embedding.embedding(numbers, _x(1000, 512), -1, False)
+    embedding.embedding_bwd(_x(64, 512), numbers, 1000, -1, False)
+
+
 def call_every_launcher() -> None:
     _elementwise()
     _rows()
     _channel_norms()
     _matmul()
     _conv()
+    _attention()
+    _images()
