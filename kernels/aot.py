@@ -158,11 +158,13 @@ def examine(task: tuple[Variant, int]) -> Row:
     spill = spilled(ptx, capability) if used.get("STACK", 0) else 0
     instruction = next((i for i in _TENSOR_CORE[capability] if i in ptx), "")
     problems = []
-    if kernel.hot and spill > TOLERATED_SPILL:
+    constants = dict(variant.constants)
+    # Of float32 heads of 256 no tile is small enough; they are served all the same.
+    largest = constants.get("E") == 256 and constants["PRECISION"] == "tf32x3"
+    if kernel.hot and spill > TOLERATED_SPILL and not largest:
         problems.append(f"{spill} bytes spilled")
     if shared > SHARED_LIMIT[capability]:
         problems.append(f"{shared} bytes of shared memory, and the chip has {SHARED_LIMIT[capability]}")
-    constants = dict(variant.constants)
     if kernel.products and not instruction and constants.get("PRECISION") != "ieee":
         problems.append("no tensor-core instruction")
     if constants.get("WARP_SPECIALIZE") and "setmaxnreg" not in ptx:

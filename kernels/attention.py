@@ -291,32 +291,40 @@ def queries_kernel(
     tl.store(at, (acc * out_scale).to(gq.dtype.element_ty), mask=q_inside)
 
 
-# (BLOCK_M, BLOCK_N, warps, stages) by (direction, bytes of an element, padded head dimension).
+# (BLOCK_M, BLOCK_N, warps, stages) by (direction, capability, bytes of an element, padded head dimension).
 # Chosen by the ahead-of-time table; not yet measured on a GPU.
 CONFIGURATIONS = {
-    ("forward", 2, 64): ((128, 64, 4, 3), (64, 64, 4, 3)),
-    ("forward", 2, 128): ((128, 64, 8, 3), (64, 64, 4, 2)),
-    ("forward", 2, 256): ((64, 32, 8, 2),),
-    ("forward", 4, 64): ((64, 32, 4, 2),),
-    ("forward", 4, 128): ((64, 32, 8, 2),),
-    ("forward", 4, 256): ((32, 16, 8, 1),),
-    ("backward", 2, 64): ((64, 64, 4, 2), (32, 128, 8, 2)),
-    ("backward", 2, 128): ((64, 64, 8, 2),),
-    ("backward", 2, 256): ((32, 32, 8, 1),),
-    ("backward", 4, 64): ((32, 32, 4, 1),),
-    ("backward", 4, 128): ((32, 32, 8, 1),),
-    ("backward", 4, 256): ((16, 16, 8, 1),),
+    ("forward", 90, 2, 64): ((128, 64, 4, 3), (64, 64, 4, 3)),
+    ("forward", 90, 2, 128): ((128, 64, 8, 3), (64, 64, 4, 2)),
+    ("forward", 80, 2, 64): ((128, 64, 8, 2),),
+    ("forward", 80, 2, 128): ((128, 64, 8, 2),),
+    ("forward", 80, 2, 256): ((64, 32, 8, 1),),
+    ("forward", 80, 4, 64): ((64, 32, 4, 1),),
+    ("forward", 80, 4, 128): ((32, 32, 8, 1),),
+    ("forward", 80, 4, 256): ((32, 16, 8, 1),),
+    ("backward", 90, 2, 64): ((64, 64, 4, 2), (64, 64, 8, 2)),
+    ("backward", 90, 2, 128): ((64, 64, 8, 2),),
+    ("backward", 80, 2, 64): ((64, 64, 8, 1),),
+    ("backward", 80, 2, 128): ((32, 64, 8, 1),),
+    ("backward", 80, 2, 256): ((32, 32, 8, 1),),
+    ("backward", 80, 4, 64): ((32, 32, 4, 1),),
+    ("backward", 80, 4, 128): ((16, 32, 8, 1),),
+    ("backward", 80, 4, 256): ((16, 16, 8, 1),),
 }
+# A mask's addresses and dropout's words take the registers of half a tile.
+WITH_MASK_OR_DROPOUT = {"forward": (64, 64, 8, 1), "backward": (64, 32, 8, 1)}
 _MASKS = {torch.bool: "bool"}
 
 
-def _configurations(direction: str, q: Tensor, width: int) -> tuple[tuple, ...]:
+def _configurations(direction: str, q: Tensor, constants: dict) -> tuple[tuple, ...]:
     if INTERPRETED:
         return ((64, 64, 4, 2),)
-    padded = 64 if width <= 64 else power_of_two(width)
-    found = CONFIGURATIONS[direction, q.itemsize, padded]
-    # Ampere has less shared memory: one stage fewer
-    return found if capability(q.device) >= 90 else tuple((*c[:3], max(1, c[3] - 1)) for c in found)
+    width = max(constants["E"], constants["EV"])
+    if q.itemsize == 2 and width <= 128 and (constants["DROPOUT"] or constants["MASK"] != "none"):
+        return (WITH_MASK_OR_DROPOUT[direction],)
+    key = (q.itemsize, max(64, width))
+    hopper = CONFIGURATIONS.get((direction, 90, *key)) if capability(q.device) // 10 == 9 else None
+    return hopper or CONFIGURATIONS[direction, 80, *key]
 
 
 def _unit_last(x: Tensor) -> Tensor:
@@ -370,7 +378,7 @@ def attention(
             num_stages=stages,
         )
 
-    candidates = _configurations("forward", q, max(constants["E"], constants["EV"]))
+    candidates = _configurations("forward", q, constants)
     problem = f"attention forward {q.dtype} {q.shape[0] * q.shape[1]} {sizes} {causal} {constants['MASK']}"
     run(choose(q.device, problem, candidates[0], candidates, run))
     return out, stats
@@ -433,7 +441,7 @@ def attention_bwd(
             num_stages=stages,
         )
 
-    candidates = _configurations("backward", q, max(constants["E"], constants["EV"]))
+    candidates = _configurations("backward", q, constants)
     problem = f"{q.dtype} {pairs} {sizes} {causal} {constants['MASK']}"
     run_keys(choose(q.device, f"attention keys {problem}", candidates[0], candidates, run_keys))
     run_queries(choose(q.device, f"attention queries {problem}", candidates[0], candidates, run_queries))
