@@ -106,3 +106,16 @@ def available() -> str | None:
 
 def why_not_dtype(dtype) -> str | None:
     return None if dtype in FLOATS else f"the kernels have no {str(dtype).removeprefix('torch.')}"
+
+
+def state() -> str:
+    """What `dlperf info` says of it where it is available."""
+    if INTERPRETED:
+        return "available, in Triton's interpreter"
+    from ..kernels import verified
+
+    device = torch.cuda.current_device()
+    unverified = [family for family in _families if verified.why_not(family, device) is not None]
+    if not unverified:
+        return "available"
+    return f"available; unverified on this card, so not chosen unless named: {', '.join(unverified)}"
