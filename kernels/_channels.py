@@ -1,8 +1,8 @@
 """Norms over channels: what batch norm and group norm share.
 
-A tensor is [N, C, S]; memory is N, S, C where it lies channels last. ``LAST`` chooses the tile: positions by channels, or one
-plane's positions. Reductions go in two steps without atomics: each program reduces its part of the positions and writes it,
-float32 [parts, N, C]; then the parts are joined in order.
+A tensor is [N, C, S]; memory is N, S, C where it lies channels last. ``LAST`` chooses the tile: positions by
+channels, or one plane's positions. Reductions go in two steps without atomics: each program reduces its part of the
+positions and writes it, float32 [parts, N, C]; then the parts are joined in order.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ._launch import cdiv, kernel, multiprocessors, power_of_two
 def tile(positions, channels, part, parts, step, LAST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
     """A program's place.
 
-    LAST: program_id(0) is (image, block of COLS channels), rows are positions. Else program_id(0) is a block of ROWS planes and
-    columns are positions. Returns the plane numbers n C + c (1-D: of the columns or the rows), which of them exist, where each
-    begins in memory, and the range of positions of this part, in steps of ``step``.
+    LAST: program_id(0) is (image, block of COLS channels), rows are positions. Else program_id(0) is a block of ROWS
+    planes and columns are positions. Returns the plane numbers n C + c (1-D: of the columns or the rows), which of
+    them exist, where each begins in memory, and the range of positions of this part, in steps of ``step``.
     """
     length = tl.cdiv(tl.cdiv(positions, parts), step) * step
     first = part * length

@@ -48,7 +48,7 @@ def forward_kernel(
     x_at = x + (image.to(tl.int64) * h * w + top * w + left)[:, None] * c + (channel // (k // c))[None, :]
     inside = (rows < n * p * q)[:, None] & (channel < k)[None, :]
     acc = tl.zeros([ROWS, COLS], tl.float32)
-    for tap in range(0, r * s):
+    for tap in range(r * s):
         dy = (tap // s) * dilation_h
         dx = (tap % s) * dilation_w
         there = (top + dy >= 0) & (top + dy < h) & (left + dx >= 0) & (left + dx < w)
@@ -93,14 +93,14 @@ def input_kernel(
     inside = (rows < n * h * w)[:, None] & (channel < c)[None, :]
     many = k // c
     acc = tl.zeros([ROWS, COLS], tl.float32)
-    for tap in range(0, r * s):
+    for tap in range(r * s):
         up = bottom - (tap // s) * dilation_h
         back = right - (tap % s) * dilation_w
         row = up // stride_h
         col = back // stride_w
         there = (up >= 0) & (up % stride_h == 0) & (row < p) & (back >= 0) & (back % stride_w == 0) & (col < q)
         at = gy + (image + row * q + col)[:, None] * k + (channel * many)[None, :]
-        for one in range(0, many):
+        for one in range(many):
             g = tl.load(at + one, mask=inside & there[:, None], other=0.0).to(tl.float32)
             factor = tl.load(weight + (channel * many + one) * (r * s) + tap, mask=channel < c, other=0.0)
             acc += g * factor.to(tl.float32)[None, :]

@@ -1,8 +1,8 @@
 """Launching: one place that knows the interpreter, the device, compiled kernels and the ahead-of-time check.
 
 A kernel's parameters are its run-time arguments first, then its ``tl.constexpr`` ones. Launchers call it as
-``kernel(grid, *arguments, num_warps=..., num_stages=..., **constants)``. While :func:`recording`, nothing runs and the calls
-are collected: that is how ``kernels/aot.py`` learns what ships.
+``kernel(grid, *arguments, num_warps=..., num_stages=..., **constants)``. While :func:`recording`, nothing runs and
+the calls are collected: that is how ``kernels/aot.py`` learns what ships.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def kernel(*, hot: bool = True, products: bool = False) -> Callable[[Callable], 
 
 @contextlib.contextmanager
 def recording(capability: int) -> Iterator[list[Launch]]:
-    """Collects launches, as a device of this compute capability (80, 90, ...) would get them, instead of running them."""
+    """Collects launches, as a device of this compute capability (80, 90, ...) would get them, instead of running
+    them."""
     global _recorder, _forced_capability
     before = _recorder, _forced_capability
     _recorder, _forced_capability = [], capability

@@ -15,7 +15,8 @@ _TO_ANGLE = tl.constexpr(6.283185307179586 / 16777216.0)
 
 @triton.jit
 def philox(seed_offset, block, sample, step, STREAM: tl.constexpr):
-    """The four words of int64 ``block``; ``seed_offset`` points to the pair, ``sample`` and ``step`` are int64 numbers."""
+    """The four words of int64 ``block``; ``seed_offset`` points to the pair, ``sample`` and ``step`` are int64
+    numbers."""
     seed = tl.load(seed_offset)
     high = tl.load(seed_offset + 1) + (STREAM << 32) + step
     low = (sample << 32) + block

@@ -30,7 +30,8 @@ def finish(value, bias, residual, columns, offset, inside, beta, KIND: tl.conste
 
 
 def precision(x: torch.Tensor) -> str:
-    """How tl.dot multiplies x's dtype. float32 follows torch's switches: one TF32 product, or three that keep 21 bits."""
+    """How tl.dot multiplies x's dtype. float32 follows torch's switches: one TF32 product, or three that keep 21
+    bits."""
     if x.dtype is not torch.float32 or torch.backends.cuda.matmul.allow_tf32:
         return "tf32"
     return "tf32x3"

@@ -1,4 +1,5 @@
-"""What the kernels can't serve, beside what ``dlperf.backends.triton`` checks for all: ``RULES[op](*args)`` is the reason."""
+"""What the kernels can't serve, beside what ``dlperf.backends.triton`` checks for all: ``RULES[op](*args)`` is the
+reason."""
 
 from __future__ import annotations
 

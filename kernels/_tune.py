@@ -1,7 +1,7 @@
 """Which configuration a call gets: the default of the source, or what a search on this machine found.
 
-With DLPERF_AUTOTUNE=1 the first call of a problem times the family's candidates and keeps the best in the user's cache, by
-card and triton version. Without it nothing is ever timed, and what an earlier search stored is used.
+With DLPERF_AUTOTUNE=1 the first call of a problem times the family's candidates and keeps the best in the user's
+cache, by card and triton version. Without it nothing is ever timed, and what an earlier search stored is used.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """``make aot``: every kernel and configuration that ships, compiled ahead of time for sm_80, sm_90 and sm_100.
 
-The launchers are called with meta tensors of real layers' sizes while their launches are recorded (``aot_cases.py``), so what
-is compiled is what they would launch. For each distinct variant the binary's registers, spilled bytes and shared memory are
-read, and its PTX is searched for tensor-core instructions. The table goes to docs/aot.md. It fails where a kernel marked hot
-spills more than a few scalars, shared memory passes the chip's limit, a matrix kernel has no tensor-core instruction in a tensor-core dtype, warp
-specialization was asked for and not applied, or a kernel was never launched.
+The launchers are called with meta tensors of real layers' sizes while their launches are recorded (``aot_cases.py``),
+so what is compiled is what they would launch. For each distinct variant the binary's registers, spilled bytes and
+shared memory are read, and its PTX is searched for tensor-core instructions. The table goes to docs/aot.md. It fails
+where a kernel marked hot spills more than a few scalars, shared memory passes the chip's limit, a matrix kernel has
+no tensor-core instruction in a tensor-core dtype, warp specialization was asked for and not applied, or a kernel was
+never launched.
 """
 
 from __future__ import annotations
@@ -229,7 +230,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{kernel.name}: no case in kernels/aot_cases.py launches it")
     if args.out:
         args.out.write_text(_table(rows))
-    print(f"{len(rows)} compiled, {len(failed)} failed, {len(missing)} never launched; {time.monotonic() - start:.0f} s")
+    print(
+        f"{len(rows)} compiled, {len(failed)} failed, {len(missing)} never launched; {time.monotonic() - start:.0f} s"
+    )
     return 1 if failed or missing else 0
 
 

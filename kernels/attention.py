@@ -1,9 +1,9 @@
 """Attention, forward and backward, in blocks of queries and keys. Formulas and sources: docs/math/attention.md.
 
-Forward keeps a running maximum and sum (Milakov & Gimelshein 2018; Dao et al. 2022). Backward computes the probabilities again:
-one kernel by blocks of keys for gk and gv, one by blocks of queries for gq and the mask's gradient, so that nothing is added
-atomically and results have the same bits every run. Without a mask scores are kept in base 2; with one in base e, where the
-lowest finite numbers that masks hold are still finite.
+Forward keeps a running maximum and sum (Milakov & Gimelshein 2018; Dao et al. 2022). Backward computes the
+probabilities again: one kernel by blocks of keys for gk and gv, one by blocks of queries for gq and the mask's
+gradient, so that nothing is added atomically and results have the same bits every run. Without a mask scores are kept
+in base 2; with one in base e, where the lowest finite numbers that masks hold are still finite.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def keys_kernel(
     start = 0
     if CAUSAL:
         start = first // BLOCK_M * BLOCK_M
-    for one in range(0, group):
+    for one in range(group):
         head = kv_head * group + one
         row_start = (batch * heads + head) * queries
         q_at = q + batch * q_b + head * q_h
@@ -324,7 +324,7 @@ def _configurations(direction: str, q: Tensor, constants: dict) -> tuple[tuple, 
         return (WITH_MASK_OR_DROPOUT[direction],)
     key = (q.itemsize, max(64, width))
     hopper = CONFIGURATIONS.get((direction, 90, *key)) if capability(q.device) // 10 == 9 else None
-    return hopper or CONFIGURATIONS[direction, 80, *key]
+    return hopper or CONFIGURATIONS[(direction, 80, *key)]
 
 
 def _unit_last(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Batch norm with residual and activation, training and evaluation, NHWC and NCHW. Formulas: docs/math/batch_norm.md.
 
-Training forward: partial moments, their join by channel, one pass that normalises. Backward: partial sums, their join, one
-pass. NHWC memory is one image of N S positions.
+Training forward: partial moments, their join by channel, one pass that normalises. Backward: partial sums, their
+join, one pass. NHWC memory is one image of N S positions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _ROWS = 32
 def join_moments_kernel(
     means, squares, mean, var, channels, planes, rows, parts, positions, step, ROWS: tl.constexpr, COLS: tl.constexpr
 ):
-    """By channel, over ``rows`` = parts times images partial moments: the overall mean in float64, then squared deviations from it."""
+    """By channel, over ``rows`` = parts times images partial moments: the overall mean in float64, then squared
+    deviations from it."""
     c = tl.program_id(0) * COLS + tl.arange(0, COLS)
     images = planes // channels
     total = images.to(tl.float32) * positions.to(tl.float32)

@@ -1,8 +1,8 @@
 """Convolutions as implicit matrix products over NHWC memory: forward, both gradients, transposed. docs/math/conv2d.md.
 
-The image matrix is never built: each tile of it is gathered where the product needs it. Weights are read as KRSC. A 1x1
-convolution without stride is a plain product; one input channel a group goes to ``_depthwise.py``. Small results split the
-reduction over programs, which write float32 parts that are added in order.
+The image matrix is never built: each tile of it is gathered where the product needs it. Weights are read as KRSC. A
+1x1 convolution without stride is a plain product; one input channel a group goes to ``_depthwise.py``. Small results
+split the reduction over programs, which write float32 parts that are added in order.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def forward_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """Rows are output pixels, columns output channels. The reduction goes over taps and blocks of channels; where channels are
-    few (FLAT) over taps and channels as one index. SPLIT_K: float32 parts, no epilogue."""
+    """Rows are output pixels, columns output channels. The reduction goes over taps and blocks of channels; where
+    channels are few (FLAT) over taps and channels as one index. SPLIT_K: float32 parts, no epilogue."""
     c_g = c // groups
     k_g = k // groups
     m = n * p * q
@@ -179,8 +179,9 @@ def input_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """The gradient of x, and the transposed convolution. Rows are the pixels of one phase (h mod stride, w mod stride): they meet
-    the same taps, every step_r-th and step_s-th, and no others, so that nothing is multiplied with zeros."""
+    """The gradient of x, and the transposed convolution. Rows are the pixels of one phase (h mod stride, w mod
+    stride): they meet the same taps, every step_r-th and step_s-th, and no others, so that nothing is multiplied with
+    zeros."""
     c_g = c // groups
     k_g = k // groups
     height = tl.cdiv(h, stride_h)
@@ -203,11 +204,11 @@ def input_kernel(
     column_there = columns < c_g
     # the first tap that these pixels meet, or past the last where they meet none
     first_r = r
-    for back in range(0, step_r):
+    for back in range(step_r):
         tap = step_r - 1 - back
         first_r = tl.where((phase_h + pad_h + tap * dilation_h * (stride_h - 1)) % stride_h == 0, tap, first_r)
     first_s = s
-    for back in range(0, step_s):
+    for back in range(step_s):
         tap = step_s - 1 - back
         first_s = tl.where((phase_w + pad_w + tap * dilation_w * (stride_w - 1)) % stride_w == 0, tap, first_s)
     taps_r = tl.maximum((r - first_r + step_r - 1) // step_r, 0)
@@ -275,7 +276,8 @@ def weight_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """The gradient of the weight, [k, r s c / groups]. The reduction goes over output pixels, split into SPLIT_K parts."""
+    """The gradient of the weight, [k, r s c / groups]. The reduction goes over output pixels, split into SPLIT_K
+    parts."""
     c_g = c // groups
     k_g = k // groups
     width = r * s * c_g
@@ -309,8 +311,8 @@ def weight_kernel(
     tl.store(gw + at, acc.to(gw.dtype.element_ty), mask=inside)
 
 
-# (BLOCK_M, BLOCK_N, BLOCK_K, warps, stages) by (capability, bytes of an element), best first where there are tiles enough.
-# Chosen by the ahead-of-time table; not yet measured on a GPU.
+# (BLOCK_M, BLOCK_N, BLOCK_K, warps, stages) by (capability, bytes of an element), best first where there are tiles
+# enough. Chosen by the ahead-of-time table; not yet measured on a GPU.
 CONFIGURATIONS = {
     (90, 2): ((128, 128, 64, 8, 3), (128, 64, 64, 8, 3), (64, 64, 64, 4, 4)),
     (80, 2): ((128, 128, 32, 8, 3), (128, 64, 32, 8, 4), (64, 64, 32, 4, 4)),
@@ -319,7 +321,8 @@ CONFIGURATIONS = {
 
 
 def _configure(x: Tensor, rows: int, columns: int, depth: int, copies: int, most_split: int) -> tuple:
-    """(BLOCK_M, BLOCK_N, BLOCK_K, warps, stages, SPLIT_K) for copies products of rows x columns, summed over depth steps."""
+    """(BLOCK_M, BLOCK_N, BLOCK_K, warps, stages, SPLIT_K) for copies products of rows x columns, summed over depth
+    steps."""
     chip, processors = capability(x.device), multiprocessors(x.device)
     if INTERPRETED:
         return 64, min(64, max(16, power_of_two(columns))), 32, 4, 3, min(3, most_split) if depth > 400 else 1

@@ -1,8 +1,8 @@
 """Cross entropy from logits, with class numbers or probabilities. Formulas: docs/math/cross_entropy.md.
 
-Rows are softmax's slices. Each program sums its rows' losses and weights; one more program adds those sums in order, so the
-loss has the same bits every run. A target that is no class can't raise without waiting for the GPU: its row's loss, and so the
-mean, is NaN.
+Rows are softmax's slices. Each program sums its rows' losses and weights; one more program adds those sums in order,
+so the loss has the same bits every run. A target that is no class can't raise without waiting for the GPU: its row's
+loss, and so the mean, is NaN.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def forward_kernel(
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """saved: [top; log-sum; divisor]. row_loss float32 [rows]. partial: [sum of losses, sum of weights] of each program."""
+    """saved: [top; log-sum; divisor]. row_loss float32 [rows]. partial: [sum of losses, sum of weights] of each
+    program."""
     start, step, there = slices(classes, inner, count, SLICES, ROWS)
     row = _row_index(inner, SLICES, ROWS)
     along = tl.arange(0, BLOCK)

@@ -19,7 +19,8 @@ def step_kernel(
     x0_from_x, x0_from_m, clip, from_x0, from_x, from_m, from_history, sigma, guidance, LAST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One sample's block of elements, in memory order; LAST: memory is [positions, channels], draws count the other way."""
+    """One sample's block of elements, in memory order; LAST: memory is [positions, channels], draws count the other
+    way."""
     blocks = tl.cdiv(elements, BLOCK)
     sample = (tl.program_id(0) // blocks).to(tl.int64)
     start = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK
@@ -61,9 +62,7 @@ def step_kernel(
 
 
 @kernel()
-def add_noise_kernel(
-    x, noise, alpha_bar, timesteps, out, elements, steps, VELOCITY: tl.constexpr, BLOCK: tl.constexpr
-):
+def add_noise_kernel(x, noise, alpha_bar, timesteps, out, elements, steps, VELOCITY: tl.constexpr, BLOCK: tl.constexpr):
     """A timestep outside the table of ``steps`` makes its sample NaN: raising would wait for the GPU."""
     blocks = tl.cdiv(elements, BLOCK)
     sample = (tl.program_id(0) // blocks).to(tl.int64)

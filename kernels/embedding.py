@@ -1,7 +1,7 @@
 """Embedding lookup and its gradient. docs/math/embedding.md.
 
-Backward sorts the indices, so that each table row's gradients lie together and are added in order: the same bits every run. An
-index outside the table can't raise without waiting for the GPU: its row of the result is NaN.
+Backward sorts the indices, so that each table row's gradients lie together and are added in order: the same bits
+every run. An index outside the table can't raise without waiting for the GPU: its row of the result is NaN.
 """
 
 from __future__ import annotations

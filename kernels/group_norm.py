@@ -77,7 +77,7 @@ def join_sums_by_group_kernel(
         inside = c + column < depth
         g = tl.zeros([COLS], tl.float32)
         hat = tl.zeros([COLS], tl.float32)
-        for part in range(0, parts):
+        for part in range(parts):
             at = start + c + column + (tl.zeros([COLS], tl.int64) + part) * planes
             g += tl.load(g_sums + at, mask=inside, other=0.0)
             hat += tl.load(hat_sums + at, mask=inside, other=0.0)

@@ -1,8 +1,9 @@
 """Layer norm and RMS norm over the last dimensions, forward and backward. Formulas: docs/math/layer_norm.md.
 
-Forward keeps rows of up to ``LONGEST`` values in registers: one read, one write. Backward is persistent: each program goes
-over its share of the rows, writes their gradient and keeps float32 sums for weight and bias, which a second kernel adds in
-order. Longer rows are read in blocks, and their parameters' sums come from a kernel that walks down columns.
+Forward keeps rows of up to ``LONGEST`` values in registers: one read, one write. Backward is persistent: each program
+goes over its share of the rows, writes their gradient and keeps float32 sums for weight and bias, which a second
+kernel adds in order. Longer rows are read in blocks, and their parameters' sums come from a kernel that walks down
+columns.
 """
 
 from __future__ import annotations

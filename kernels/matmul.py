@@ -1,9 +1,9 @@
 """Matrix products with an epilogue: linear and bmm. Formulas: docs/math/matmul.md.
 
-Three kernels. ``matmul_kernel`` takes operands of any strides through pointers. Where M x N has too few tiles for the card, K is
-split over programs, which write float32 parts that ``join_kernel`` adds in order before the epilogue. On compute capability
-9.0 and above, large 16-bit products with aligned rows go to ``persistent_kernel``: one program per multiprocessor loops over
-tiles, loads come through TMA descriptors, and producer and consumer warps are specialized.
+Three kernels. ``matmul_kernel`` takes operands of any strides through pointers. Where M x N has too few tiles for the
+card, K is split over programs, which write float32 parts that ``join_kernel`` adds in order before the epilogue. On
+compute capability 9.0 and above, large 16-bit products with aligned rows go to ``persistent_kernel``: one program per
+multiprocessor loops over tiles, loads come through TMA descriptors, and producer and consumer warps are specialized.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def matmul_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """c [outer, inner, m, n] contiguous; with SPLIT_K, float32 parts [SPLIT_K, outer, inner, m, n] without the epilogue."""
+    """c [outer, inner, m, n] contiguous; with SPLIT_K, float32 parts [SPLIT_K, outer, inner, m, n] without the
+    epilogue."""
     tiles_m = tl.cdiv(m, BLOCK_M)
     tiles_n = tl.cdiv(n, BLOCK_N)
     batch = tl.program_id(0) // (tiles_m * tiles_n)
@@ -203,8 +204,8 @@ class Operand:
     stride: tuple[int, int, int, int]
 
 
-# (BLOCK_M, BLOCK_N, BLOCK_K, warps, stages) by (capability, bytes of an element), best first where the product has tiles
-# enough. Chosen by the ahead-of-time table; not yet measured on a GPU.
+# (BLOCK_M, BLOCK_N, BLOCK_K, warps, stages) by (capability, bytes of an element), best first where there are
+# tiles enough. Chosen by the ahead-of-time table; not yet measured on a GPU.
 CONFIGURATIONS = {
     (100, 2): ((128, 128, 64, 8, 4), (64, 128, 64, 4, 4), (64, 64, 64, 4, 4)),
     (90, 2): ((128, 128, 64, 8, 4), (64, 128, 64, 4, 4), (64, 64, 64, 4, 4)),
@@ -356,7 +357,9 @@ def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, proc
 
 
 @lru_cache(maxsize=4096)
-def _merge(size: tuple[int, ...], *strides: tuple[int, ...]) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]] | None:
+def _merge(
+    size: tuple[int, ...], *strides: tuple[int, ...]
+) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]] | None:
     """Batch dimensions as two, with each operand's strides, or None where that takes a copy."""
     groups: list[tuple[int, tuple[int, ...]]] = []
     for length, step in zip(size, zip(*strides, strict=True), strict=True):

@@ -15,9 +15,7 @@ BLOCK = 1024
 
 
 @kernel()
-def shuffle_kernel(
-    small, large, total, c, h, w, r, FORWARD: tl.constexpr, LAST: tl.constexpr, BLOCK: tl.constexpr
-):
+def shuffle_kernel(small, large, total, c, h, w, r, FORWARD: tl.constexpr, LAST: tl.constexpr, BLOCK: tl.constexpr):
     """Between small [n, c r^2, h, w] and large [n, c, h r, w r], in the target's memory order."""
     element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = element < total

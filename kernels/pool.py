@@ -1,7 +1,7 @@
 """Maximum and average pooling, sliding and adaptive windows, forward and backward. Formulas: docs/math/pool.md.
 
-A program makes a block of outputs in memory order, NHWC or NCHW. Backward gathers: each input element looks at the windows that
-hold it, so nothing is added atomically.
+A program makes a block of outputs in memory order, NHWC or NCHW. Backward gathers: each input element looks at the
+windows that hold it, so nothing is added atomically.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def forward_kernel(
     best = tl.full([BLOCK], float("-inf"), tl.float32)
     where = tl.zeros([BLOCK], tl.int64) - 1
     acc = tl.zeros([BLOCK], tl.float32)
-    for i in range(0, taps_h):
-        for j in range(0, taps_w):
+    for i in range(taps_h):
+        for j in range(taps_w):
             y_at = top + i * dilation_h
             x_at = left + j * dilation_w
             inside = there & (i < high) & (j < wide) & (y_at >= 0) & (y_at < h) & (x_at >= 0) & (x_at < w)
@@ -126,8 +126,8 @@ def backward_kernel(
     first_row = _outputs(row, h, p, kernel_h, stride_h, pad_h, dilation_h, ADAPTIVE)
     first_col = _outputs(col, w, q, kernel_w, stride_w, pad_w, dilation_w, ADAPTIVE)
     acc = tl.zeros([BLOCK], tl.float32)
-    for i in range(0, outs_h):
-        for j in range(0, outs_w):
+    for i in range(outs_h):
+        for j in range(outs_w):
             o_row = first_row + i
             o_col = first_col + j
             inside = there & (o_row < p) & (o_col < q)

@@ -1,8 +1,8 @@
 """Softmax and log-softmax along one dimension, and their gradients. Formulas: docs/math/softmax.md.
 
-The tensor is [outer, dim, inner]. A program takes a few neighbouring slices: rows where inner is 1, else columns of one
-outer index, so that loads are contiguous either way. A slice of up to ``LONGEST`` stays in registers; a longer one is read in
-blocks, once for its maximum and sum together (Milakov & Gimelshein 2018) and once for the output.
+The tensor is [outer, dim, inner]. A program takes a few neighbouring slices: rows where inner is 1, else columns of
+one outer index, so that loads are contiguous either way. A slice of up to ``LONGEST`` stays in registers; a longer
+one is read in blocks, once for its maximum and sum together (Milakov & Gimelshein 2018) and once for the output.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Nearest and bilinear interpolation and their gradients, NHWC and NCHW. Formulas: docs/math/resampling.md.
 
-Each axis has a table, made once on the host with torch's own float32 arithmetic: the first input of every output and the weight
-of the next. Backward gathers: the outputs that read an input are neighbours.
+Each axis has a table, made once on the host with torch's own float32 arithmetic: the first input of every output and
+the weight of the next. Backward gathers: the outputs that read an input are neighbours.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def forward_kernel(
 
 @triton.jit
 def _share(index, weight, output, own, size, inside):
-    """What output takes of input ``own``: 1 - weight of its first, weight of the next; both where the border joins them."""
+    """What output takes of input ``own``: 1 - weight of its first, weight of the next; both where the border joins
+    them."""
     first = tl.load(index + output, mask=inside, other=-2)
     t = tl.load(weight + output, mask=inside, other=0.0)
     after = tl.minimum(first + 1, size - 1)
@@ -68,8 +69,8 @@ def backward_kernel(
     first_col = tl.load(col_first + col, mask=there, other=0)
     last_col = tl.load(col_last + col, mask=there, other=0)
     acc = tl.zeros([BLOCK], tl.float32)
-    for i in range(0, most_rows):
-        for j in range(0, most_cols):
+    for i in range(most_rows):
+        for j in range(most_cols):
             o_row = first_row + i
             o_col = first_col + j
             inside = there & (o_row < last_row) & (o_col < last_col)

@@ -1,9 +1,9 @@
 """Which kernels have passed their tests on a GPU: the others are not chosen by "auto" there.
 
-``dlperf check --device cuda --backend triton --record FILE`` writes a record: the card, and for each family the hash of the
-sources that passed. Records that ship lie in ``benchmarks/results/<device>/verified.json``; a machine's own in the user's
-cache, ``$XDG_CACHE_HOME/dlperf/verified-<card>.json``. A family counts as verified on a card where either names it with the
-sources as they are and the same triton.
+``dlperf check --device cuda --backend triton --record FILE`` writes a record: the card, and for each family the hash
+of the sources that passed. Records that ship lie in ``benchmarks/results/<device>/verified.json``; a machine's own in
+the user's cache, ``$XDG_CACHE_HOME/dlperf/verified-<card>.json``. A family counts as verified on a card where either
+names it with the sources as they are and the same triton.
 """
 
 from __future__ import annotations
@@ -78,6 +78,6 @@ def why_not(family: str, device_index: int) -> str | None:
         except (OSError, ValueError):
             continue
     return (
-        f"the {family} kernels are unverified on {name}: `dlperf check --device cuda --backend triton --record` verifies "
-        "them on this machine"
+        f"the {family} kernels are unverified on {name}: `dlperf check --device cuda --backend triton --record` "
+        "verifies them on this machine"
     )

@@ -1,8 +1,10 @@
-"""The Triton kernels without a GPU: the interpreter's tests in a process of their own, and what ships against what is checked.
+"""The Triton kernels without a GPU: the interpreter's tests in a process of their own, and what ships against what is
+checked.
 
 Ahead-of-time compilation itself is ``make aot``.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -28,6 +30,13 @@ def test_in_the_interpreter():
     command += ["-W", "ignore::RuntimeWarning"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+def test_every_row_of_the_gpu_benchmark_works_in_the_interpreter():
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-W", "ignore", "-m", "dlperf.benchmarks.gpu_kernels", "--tiny", "--device", "cpu"]
+    done = subprocess.run([*command, "--dtype", "float32"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +140,6 @@ def test_a_record_verifies_the_sources_that_passed_alone(tmp_path):
     path = tmp_path / "cards" / "verified.json"
     verified.write(path, "A Card", ["add"])
     verified.write(path, "A Card", ["matmul"])
-    import json
-
     record = json.loads(path.read_text())
     assert verified.matches(record, "add") and verified.matches(record, "matmul")
     assert not verified.matches(record, "conv")

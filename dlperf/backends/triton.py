@@ -63,7 +63,9 @@ def _why_not_tensors(args) -> str | None:
                 if arg.dtype is torch.bfloat16:
                     return "Triton's interpreter multiplies bfloat16 wrongly: bfloat16 is tested on a GPU alone"
             elif not arg.is_cuda:
-                return f"a tensor is on {arg.device}: the kernels run on NVIDIA GPUs, or with TRITON_INTERPRET=1 on CPUs"
+                return (
+                    f"a tensor is on {arg.device}: the kernels run on NVIDIA GPUs, or with TRITON_INTERPRET=1 on CPUs"
+                )
             else:
                 return _why_not_device(arg.device.index)
     return None

@@ -1,4 +1,5 @@
-"""Triton decides at import whether it interprets: these tests run where TRITON_INTERPRET=1, which tests/test_triton.py sets."""
+"""Triton decides at import whether it interprets: these tests run where TRITON_INTERPRET=1, which
+tests/test_triton.py sets."""
 
 import os
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import dlperf
-from dlperf.kernels import _launch, layer_norm, matmul, softmax
 from dlperf.diffusion.functional import ddpm_step
+from dlperf.kernels import _launch, layer_norm, matmul, softmax
 from dlperf.nn import functional as F
 from dlperf.ops.attention import attention, attention_bwd
 from dlperf.testing.compare import assert_matches
@@ -97,9 +97,7 @@ def test_attention_dropout_draws_the_same_words_as_the_reference():
         with dlperf.backend("reference"):
             wide = [t.double() for t in (q, k, v)]
             truth, truth_stats = attention(*wide, None, pair, False, 0.25, 0.4)
-            expected = attention_bwd(
-                *(go.double(), *wide, None, pair, truth, truth_stats, False, 0.25, 0.4, False)
-            )
+            expected = attention_bwd(*(go.double(), *wide, None, pair, truth, truth_stats, False, 0.25, 0.4, False))
         assert_matches(out, truth, reduction=keys + 16)
         for got, true in zip(grads[:3], expected[:3], strict=True):
             assert_matches(got, true, reduction=2 * (keys + 33))
