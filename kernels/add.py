@@ -27,5 +27,6 @@ def add_kernel(a, b, y, n, alpha, KIND: tl.constexpr, BLOCK: tl.constexpr):
 def add(a: Tensor, b: Tensor, alpha: float, activation: str) -> Tensor:
     y = add_empty(a, b)
     n = y.numel()
+    b = b if b.shape == y.shape else b.expand(y.shape)
     add_kernel((cdiv(n, BLOCK),), dense_like(a, y), dense_like(b, y), y, n, alpha, KIND=activation, BLOCK=BLOCK)
     return y
