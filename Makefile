@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS)
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: test bench demo check info lint format gpu-check clean
+.PHONY: test bench demo check info lint format aot gpu-check clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +51,10 @@ format: $(VENV)/.built
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+# Every Triton kernel and configuration that ships, compiled for sm_80, sm_90 and sm_100; no GPU needed.
+aot: $(VENV)/.built
+	$(BIN)/python -m dlperf.kernels.aot --out docs/aot.md $(ARGS)
 
 # On a machine with a GPU: no virtual environment, no network, the interpreter's own torch.
 gpu-check:

@@ -3,7 +3,8 @@
     install     pip install --no-deps --no-build-isolation --target gpu-check-out/site .
     import      the installed package, from outside the checkout
     tests       pytest -m gpu
-    check       dlperf check --device cuda
+    check       dlperf check --device cuda --backend triton --record: what passes may be chosen on this card
+    kernels     the Triton kernels beside torch's operators (benchmarks/gpu_kernels.py)
     bench       dlperf bench --device cuda --quick
 
 Each stage has a time limit and a log in gpu-check-out/. What was found is written to
@@ -34,6 +35,7 @@ facts = machine.describe("cuda" if torch.cuda.is_available() else "cpu", torch.g
 print(json.dumps({**facts, "path": dlperf.__file__, "folder": machine.device_slug(facts)}))
 """
 NO_TESTS_COLLECTED = 5
+VERIFIED = "verified.json"
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,16 @@ def stages(out: Path, python: str) -> list[Stage]:
     pytest = [python, "-m", "pytest", "-m", "gpu", "--import-mode=append"]
     pytest += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "no:cacheprovider"]
     cli = [python, "-c", CALL_CLI]
+    verified = str(out / VERIFIED)
     bench = [*cli, "bench", "models", "--device", "cuda", "--quick", "--batch", "32", "--out", str(out / "bench")]
     return [
         Stage("install", [*pip, "--no-build-isolation", "--target", site, str(ROOT)], 900, False),
         Stage("import", [python, "-c", DESCRIBE], 120, False),
         Stage("tests", [*pytest, str(ROOT / "tests")], 900, True, (0, NO_TESTS_COLLECTED)),
-        Stage("check", [*cli, "check", "--device", "cuda"], 600, True),
+        Stage("check", [*cli, "check", "--device", "cuda", "--backend", "triton", "--record", verified], 240, True),
+        Stage(
+            "kernels", [python, "-m", "dlperf.benchmarks.gpu_kernels", "--out", str(out / "kernels.json")], 180, True
+        ),
         Stage("bench", bench, 600, True),
     ]
 
@@ -101,17 +107,20 @@ def record(results: list[dict], out: Path, folder: Path | None) -> Path:
     """Writes what the run found into `folder`, by default the device's own in benchmarks/results/."""
     machine = json.loads((out / "import.log").read_text().splitlines()[-1])
     machine["driver"] = driver_version()
-    bench = out / "bench" / "results.json"
+    bench, kernels = out / "bench" / "results.json", out / "kernels.json"
     found = {
         "kind": "gpu-check",
         "machine": machine,
         "stages": results,
         "bench": json.loads(bench.read_text()) if bench.exists() else None,
+        "kernels": json.loads(kernels.read_text()) if kernels.exists() else None,
     }
     folder = folder or ROOT / "benchmarks" / "results" / machine["folder"]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{datetime.date.today().isoformat()}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
+    if (out / VERIFIED).exists():
+        shutil.copy(out / VERIFIED, folder / VERIFIED)
     return path
 
 
@@ -128,6 +137,8 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out / "site", ignore_errors=True)  # pip --target does not replace what is there
     shutil.rmtree(out / "bench", ignore_errors=True)
+    for left in ("kernels.json", VERIFIED):
+        (out / left).unlink(missing_ok=True)
     results = []
     for stage in stages(out, sys.executable):
         if dry and stage.needs_gpu:

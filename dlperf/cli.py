@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
+import subprocess
 import sys
+from pathlib import Path
 
 from . import __version__
 
@@ -53,7 +56,8 @@ def _info(args) -> int:
         table.add_column(column, overflow="fold")
     for device, order in backends.ORDER.items():
         for name in order:
-            table.add_row(device, name, backends.load(name).available() or "available")
+            module = backends.load(name)
+            table.add_row(device, name, module.available() or getattr(module, "state", lambda: "available")())
     console.print(table)
     if backends.named():
         console.print(f"DLPERF_BACKEND pins every call to {backends.named()!r}")
@@ -90,6 +94,8 @@ def _check(args) -> int:
     from .testing.check import check, machine
 
     backend = args.backend or ("cpu" if args.device == "cpu" else "triton")
+    if backend == "triton" and args.device == "cpu" and not os.environ.get("TRITON_INTERPRET"):
+        return _check_in_the_interpreter(args)
     reason = backends.load(backend).available()
     if reason is not None:
         raise UsageError(f"the {backend!r} backend is not available: {reason}")
@@ -133,7 +139,38 @@ def _check(args) -> int:
             if r.claimed and r.served == 0:
                 console.print(f"{r.family}: the backend claims this family and served no case", style="red")
         all_ok = all_ok and all(r.ok for r in results)
+    if args.record is not None:
+        console.print(_record(backend, args, results), highlight=False)
     return 0 if all_ok else 1
+
+
+def _check_in_the_interpreter(args) -> int:
+    """Triton decides at import whether it interprets: so in a process of its own."""
+    command = [sys.executable, "-c", "import sys; from dlperf.cli import main; sys.exit(main())", "check"]
+    command += ["--backend", "triton", *(["--family", *args.family] if args.family else [])]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONWARNINGS": "ignore::RuntimeWarning"}
+    return subprocess.run(command, env=environment).returncode
+
+
+def _record(backend: str, args, results) -> str:
+    """Writes which kernels passed on this card, and says where."""
+    import torch
+
+    from . import backends
+
+    if backend != "triton" or args.device != "cuda":
+        raise UsageError("--record takes --backend triton --device cuda: other backends need no record")
+    from .kernels import verified
+
+    family_of = backends.load("triton").FAMILY_OF
+    failed = {family_of[op] for r in results if r.failures for op in r.operators}
+    # what broke before it was served can be any kernel of its family
+    failed |= {r.family for r in results if r.failures}
+    passed = sorted({family_of[op] for r in results if r.ok for op in r.operators} - failed)
+    name = torch.cuda.get_device_name()
+    path = Path(args.record) if args.record else verified.cached_record(name)
+    verified.write(path, name, passed)
+    return f"verified on {name}: {', '.join(passed) or 'nothing'}; recorded in {path}"
 
 
 def _isas(names: list[str]) -> list[str]:
@@ -166,6 +203,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     command.add_argument("--isa", nargs="+", default=[], metavar="ISA", help="scalar avx2 avx512 avx512_bf16, or all")
     command.add_argument("--family", nargs="+", default=[], metavar="NAME", help="only these families")
+    command.add_argument(
+        "--record",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="with --backend triton --device cuda: what passes may be chosen on this card from now on "
+        "(default: a file in the user's cache)",
+    )
     command.set_defaults(run=_check)
 
     _add_benchmark_commands(commands)

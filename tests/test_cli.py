@@ -60,7 +60,7 @@ def test_check_fails_where_a_claimed_family_served_nothing(monkeypatch):
         (("fly",), "invalid choice"),
         (("check", "--backend", "opencl"), "invalid choice"),
         (("check", "--family", "telepathy"), "expected one of"),
-        (("check", "--backend", "triton"), "not available"),
+        (("check", "--backend", "cuda"), "not available"),
         (("check", "--device", "cuda", "--backend", "reference"), "sees no GPU"),
         (("check", "--isa", "mmx"), "this processor has"),
     ],

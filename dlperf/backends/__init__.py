@@ -119,6 +119,11 @@ def named() -> str | None:
     return None if name == "auto" else name
 
 
+def is_asked_for(name: str) -> bool:
+    """Whether the user named this backend, or a forward pass that used it now wants its gradient."""
+    return named() == name or _state.preferred == name
+
+
 def select(op: str, args: tuple) -> ModuleType:
     """The backend module that serves ``op`` on these arguments.
 

@@ -15,7 +15,7 @@ from .run import run_case
 
 @dataclass
 class FamilyResult:
-    """served and declined count (case, dtype) pairs; failures name what was out of bound."""
+    """served and declined count (case, dtype) pairs; failures name what was out of bound; operators: those served."""
 
     family: str
     served: int = 0
@@ -23,6 +23,7 @@ class FamilyResult:
     failures: list[str] = field(default_factory=list)
     worst: float = 0.0
     claimed: bool = False
+    operators: set[str] = field(default_factory=set)
 
     @property
     def ok(self) -> bool:
@@ -60,6 +61,7 @@ def check(
                     result.declined[outcome.declined] += 1
                     continue
                 result.served += 1
+                result.operators.update(outcome.served)
                 for name, comparison in outcome.comparisons.items():
                     if comparison.bound > 0:
                         result.worst = max(result.worst, comparison.error / comparison.bound)

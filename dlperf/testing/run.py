@@ -12,6 +12,7 @@ from .. import backends
 from ..diffusion import functional as diffusion_functional
 from ..errors import BackendError
 from ..nn import functional
+from ..ops import dropout as ops
 from .cases import Case, Maker
 from .compare import Comparison, compare
 
@@ -40,6 +41,8 @@ class Outcome:
 
 def _public(name: str):
     module, _, function = name.rpartition(".")
+    if module == "ops":
+        return getattr(ops, function)
     return getattr(diffusion_functional if module == "diffusion" else functional, function)
 
 

@@ -10,6 +10,7 @@ from .batch_norm import CASES as _batch_norm
 from .conv import CASES as _conv
 from .cross_entropy import CASES as _cross_entropy
 from .diffusion import CASES as _diffusion
+from .dropout import CASES as _dropout
 from .embedding import CASES as _embedding
 from .glu import CASES as _glu
 from .group_norm import CASES as _group_norm
@@ -39,6 +40,7 @@ FAMILIES: dict[str, list[Case]] = {
     "resampling": _resampling,
     "embedding": _embedding,
     "recurrent": _recurrent,
+    "dropout": _dropout,
 }
 
 __all__ = ["FAMILIES", "Case", "Maker", "all_cases"]

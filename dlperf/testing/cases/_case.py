@@ -52,7 +52,8 @@ class Case:
     """One call of a public function.
 
     Args:
-        function: its name in dlperf.nn.functional, or "diffusion." and its name in dlperf.diffusion.functional.
+        function: its name in dlperf.nn.functional, or "diffusion." and its name in dlperf.diffusion.functional,
+            or "ops.dropout_op".
         id: unique within the family, short.
         make: ``make(maker) -> (args, kwargs)``; floating tensors that require grad have their gradients checked.
         reduction: how many terms an output element sums; for gradients, ``grad_reduction``.
