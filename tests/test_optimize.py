@@ -74,8 +74,9 @@ def test_same_outputs_gradients_and_state_dict(odd):
     x = torch.randn(8, 4)
     outputs = [model(x.to(next(model.parameters()).dtype)) for model in (fast, truth, twin)]
     assert_matches(*outputs[:2], baseline=outputs[2], reduction=4)
+    # Not the squares: their sum is nearly constant behind a batch norm, and its gradients are rounding alone.
     for y in outputs:
-        y.square().sum().backward()
+        (y * torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y)).sum().backward()
     for p, true, q in zip(fast.parameters(), truth.parameters(), twin.parameters(), strict=True):
         assert_matches(p.grad, true.grad, baseline=q.grad, reduction=8 * 4)
     fast.load_state_dict(twin.state_dict(), strict=True)
