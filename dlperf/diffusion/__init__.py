@@ -1,7 +1,8 @@
-"""Diffusion: noise schedules, schedulers with diffusers' interface whose step is one kernel, and whole sampling loops."""
+"""Diffusion: noise schedules, schedulers with diffusers' interface whose step is one kernel, and sampling loops."""
 
 from .dpm_solver import DPMSolverMultistepScheduler
 from .functional import add_noise, ddim_step, ddpm_step, initial_noise, velocity
+from .sampling import sample
 from .schedulers import DDIMScheduler, DDPMScheduler
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "ddim_step",
     "ddpm_step",
     "initial_noise",
+    "sample",
     "velocity",
 ]

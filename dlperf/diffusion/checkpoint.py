@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file whose header carries a JSON description, replaced in one step or not at all.
 
-Nothing is unpickled. One file, because two can't be renamed together: there is no moment with the tensors of one step and
-the description of another.
+Nothing is unpickled. One file, because two can't be renamed together: there is no moment with the tensors of one step
+and the description of another.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class CheckpointError(ValueError):
 def save(path: str | Path, tensors: dict[str, Tensor], info: dict) -> None:
     """Writes a checkpoint: to a file beside it, flushed to the disk, then renamed over it.
 
-    Whatever interrupts this (a signal, a kill, a full disk) leaves the file that was there before, or the new one, whole.
+    Whatever interrupts this (a signal, a kill, a full disk) leaves the file that was there before or the new one, whole.
     Raises OSError where the folder can't be written or the disk is full.
     """
     from safetensors.torch import save as serialise

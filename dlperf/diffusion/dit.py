@@ -46,7 +46,9 @@ class DiT(torch.nn.Module):
     def __init__(self, nn, size=8, patch=2, width=128, depth=4, heads=4, channels=1, steps=1000, classes=0):
         super().__init__()
         if size % patch or width % heads:
-            raise ValueError(f"DiT(): expected size {size} to be a multiple of patch {patch}, width {width} of heads {heads}")
+            raise ValueError(
+                f"DiT(): expected size {size} to be a multiple of patch {patch}, width {width} of heads {heads}"
+            )
         self.patch, self.channels, self.side = patch, channels, size // patch
         self.null_label = classes if classes else None
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)

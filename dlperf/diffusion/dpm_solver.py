@@ -73,7 +73,9 @@ class DPMSolverMultistepScheduler(Scheduler):
                 )
         D._check_choice(name, "final_sigmas_type", final_sigmas_type, ("zero", "sigma_min"))
         if use_karras_sigmas + use_exponential_sigmas + use_lu_lambdas > 1:
-            raise ValueError(f"{name}(): expected one at most of use_karras_sigmas, use_exponential_sigmas, use_lu_lambdas")
+            raise ValueError(
+                f"{name}(): expected one at most of use_karras_sigmas, use_exponential_sigmas, use_lu_lambdas"
+            )
         if rescale_betas_zero_snr:
             self.alphas_cumprod[-1] = 2**-24  # the solver divides by it
             self._refresh_levels()

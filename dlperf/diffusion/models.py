@@ -26,7 +26,7 @@ def default_config(kind: str, channels: int, size: int, classes: int, steps: int
     if kind != "unet":
         raise ValueError(f"expected a model of {', '.join(KINDS)}, got {kind!r}")
     if size <= 16:
-        shape = {"widths": [48, 96], "depth": 1, "attention": [1], "groups": 8}
+        shape = {"widths": [32, 64], "depth": 1, "attention": [1], "groups": 8}
     elif size <= 28:
         shape = {"widths": [64, 128, 128], "depth": 1, "attention": [1], "groups": 16}
     else:

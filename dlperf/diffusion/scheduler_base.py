@@ -182,7 +182,10 @@ class Scheduler:
         if isinstance(timestep, Tensor):
             if timestep.numel() != 1:
                 raise ValueError(f"step(): expected 'timestep' to be one value, got {describe(timestep)}")
-            if not timestep.is_cpu and timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr():
+            if (
+                not timestep.is_cpu
+                and timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr()
+            ):
                 return timestep.storage_offset() - self.timesteps.storage_offset()  # no wait for the device
             timestep = timestep.item()
         try:

@@ -108,7 +108,9 @@ def rescale_zero_terminal_snr(table: Tensor) -> Tensor:
 
 def check_steps(steps: int, most: int) -> None:
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= most:
-        raise ValueError(f"set_timesteps(): expected 'num_inference_steps' to be an int from 1 to {most}, got {steps!r}")
+        raise ValueError(
+            f"set_timesteps(): expected 'num_inference_steps' to be an int from 1 to {most}, got {steps!r}"
+        )
 
 
 def check_spacing(spacing: str) -> None:

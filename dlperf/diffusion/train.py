@@ -32,7 +32,7 @@ class TrainConfig:
 
     model: dict
     schedule: dict = field(default_factory=dict)
-    batch: int = 128
+    batch: int = 64
     lr: float = 1e-3
     warmup: int = 200
     weight_decay: float = 0.0
