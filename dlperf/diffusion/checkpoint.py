@@ -26,8 +26,8 @@ class CheckpointError(ValueError):
 def save(path: str | Path, tensors: dict[str, Tensor], info: dict) -> None:
     """Writes a checkpoint: to a file beside it, flushed to the disk, then renamed over it.
 
-    Whatever interrupts this (a signal, a kill, a full disk) leaves the file that was there before or the new one, whole.
-    Raises OSError where the folder can't be written or the disk is full.
+    Whatever interrupts this (a signal, a kill, a full disk) leaves the file that was there before or the new one,
+    whole. Raises OSError where the folder can't be written or the disk is full.
     """
     from safetensors.torch import save as serialise
 

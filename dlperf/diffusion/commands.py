@@ -112,7 +112,7 @@ def train(args) -> int:
     run = _start(args, out / CHECKPOINT, pictures, console)
     try:
         interrupted = _train(run, args, out, console)
-        with contextlib.suppress(ImportError):
+        if not interrupted:
             _show(run, out, out / f"samples-{run.step_count:06d}.png")
         run.export(out / WEIGHTS)
     except TrainingError as error:
@@ -136,7 +136,8 @@ def _start(args, path: Path, pictures, console):
             for name, value in given.items():
                 if getattr(run.config, name) != value:
                     raise CommandError(
-                        f"--{name} {value}: the run in {path.parent} has {getattr(run.config, name)}; --fresh starts anew"
+                        f"--{name} {value}: the run in {path.parent} has {getattr(run.config, name)}; "
+                        "--fresh starts anew"
                     )
             console.print(f"resumed from step {run.step_count}", highlight=False)
             return run
@@ -264,8 +265,8 @@ def sample(args) -> int:
     columns = min(columns, args.n)
     try:
         pictures.save(pictures.grid(x, columns), out)
-        shown = states[:: max(1, len(states) // (25 if moving.suffix.lower() == ".gif" else 10))]
-        pictures.save_path(moving, [*shown, x], columns)
+        stride = max(1, len(states) // (25 if moving.suffix.lower() == ".gif" else 10))
+        pictures.save_path(moving, states[::-stride][::-1], columns)  # the last is always among them
     except OSError as error:
         raise StoppedError(f"{out}: {error.strerror or error}") from None
     console.print(
@@ -280,7 +281,6 @@ def _labels(args, classes: list[str]):
     if args.label is None:
         return [i % len(classes) for i in range(args.n)] if classes else None
     if args.label not in classes:
-        raise CommandError(
-            f"--label {args.label}: expected one of {', '.join(classes) or 'no label: it has no classes'}"
-        )
+        known = f"one of {', '.join(classes)}" if classes else "none: the checkpoint's model has no classes"
+        raise CommandError(f"--label {args.label}: expected {known}")
     return [classes.index(args.label)] * args.n

@@ -40,8 +40,8 @@ def read(source: str | Path, size: int | None = None, strict: bool = False) -> P
     """Reads "digits" or a folder.
 
     A folder with MNIST's idx files or CIFAR-10's batches (binary, or Python's) is read as such; any other as images,
-    centre-cropped and scaled to ``size`` (default: 32), each subfolder a class. Images that can't be read are left out and
-    listed, or refused with ``strict``. Raises DataError.
+    centre-cropped and scaled to ``size`` (default: 32), each subfolder a class. Images that can't be read are left out
+    and listed, or refused with ``strict``. Raises DataError.
     """
     if str(source) == "digits":
         return _digits()
@@ -67,7 +67,7 @@ def _digits() -> Pictures:
 
 
 def read_idx(path: str | Path) -> np.ndarray:
-    """An idx file of bytes, gzipped or not: magic 0x08 and the number of dimensions, sizes big-endian, then the data."""
+    """An idx file of bytes, gzipped or not: magic 0x08 and the number of dimensions, big-endian sizes, the data."""
     path = Path(path)
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

@@ -1,4 +1,4 @@
-"""A small DiT (Peebles & Xie 2023, arXiv:2212.09748): a transformer over patches, conditioned by adaptive layer norms."""
+"""A small DiT (Peebles & Xie 2023, arXiv:2212.09748): a transformer over patches, conditioned by adaptive norms."""
 
 from __future__ import annotations
 

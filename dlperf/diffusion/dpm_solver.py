@@ -1,4 +1,4 @@
-"""DPM-Solver++ of order 1 and 2 (Lu et al. 2022, arXiv:2211.01095): diffusers' interface, one fused kernel call a step."""
+"""DPM-Solver++ of order 1 and 2 (Lu et al. 2022, arXiv:2211.01095): diffusers' interface, one kernel call a step."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ GUIDANCE, STEPS = 2.0, 50
 
 
 def classifier(seed: int = 0):
-    """A fitted classifier of digits 8x8 in -1..1, flattened, and its accuracy on real digits held out of its training."""
+    """A fitted classifier of digits 8x8 in -1..1, flattened, and its accuracy on real digits that it has not seen."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
     from sklearn.svm import SVC

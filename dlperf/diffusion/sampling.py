@@ -88,7 +88,7 @@ def _scheduler(scheduler):
         return SCHEDULERS[scheduler]()
     if not isinstance(scheduler, tuple(SCHEDULERS.values())):
         raise TypeError(
-            f"sample(): expected 'scheduler' to be a name or one of dlperf.diffusion's, not {type(scheduler).__name__}; "
+            f"sample(): expected 'scheduler' to be a name or dlperf.diffusion's, not {type(scheduler).__name__}; "
             "make one with from_config(scheduler.config)"
         )
     return scheduler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -167,7 +168,7 @@ class Scheduler:
         most = self.config.num_train_timesteps
         if not visited or min(visited) < 0 or max(visited) >= most:
             raise ValueError(f"set_timesteps(): expected timesteps in [0, {most}), got {visited[:3]} ...")
-        if any(b > a or (b == a and not repeats) for a, b in zip(visited, visited[1:], strict=False)):
+        if any(b > a or (b == a and not repeats) for a, b in itertools.pairwise(visited)):
             raise ValueError(f"set_timesteps(): expected 'timesteps' in descending order, got {visited[:8]} ...")
         self._visited = visited
         self._places = {t: i for i, t in enumerate(visited)}

@@ -2,8 +2,8 @@
 
     pipe.scheduler = dlperf.diffusion.DDIMScheduler.from_config(pipe.scheduler.config)
 
-Beyond diffusers' arguments ``step`` takes ``seed`` (noise made inside the kernel by Philox, the same for a sample whatever
-its batch), ``first_sample``, and ``uncond`` with ``guidance_scale`` (classifier-free guidance inside the kernel).
+Beyond diffusers' arguments ``step`` takes ``seed`` (noise made inside the kernel by Philox, the same for a sample
+whatever its batch), ``first_sample``, and ``uncond`` with ``guidance_scale`` (guidance inside the kernel).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "learned", "learne
 class DDPMScheduler(Scheduler):
     """Ancestral sampling (Ho, Jain & Abbeel 2020) with diffusers' DDPMScheduler's constructor.
 
-    Raises ValueError for unknown choices. ``variance_type="fixed_large_log"`` is refused: diffusers' step is NaN for it.
+    Raises ValueError for unknown choices. ``variance_type="fixed_large_log"`` is one: diffusers' step is NaN for it.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class DDPMScheduler(Scheduler):
 
 
 class DDIMScheduler(Scheduler):
-    """Deterministic sampling, or with noise between DDIM's and DDPM's (Song, Meng & Ermon 2020); diffusers' constructor."""
+    """Deterministic sampling, or with noise between DDIM's and DDPM's (Song, Meng & Ermon 2020)."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Noise schedules: how beta grows over the steps of training, and which of those steps sampling visits.
 
-Formulas and sources: docs/math/diffusion.md. The tables are float32, as in diffusers, so that both read the same levels.
+Formulas and sources: docs/math/diffusion.md. The tables are float32, as in diffusers: both read the same levels.
 """
 
 from __future__ import annotations

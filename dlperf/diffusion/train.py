@@ -1,7 +1,7 @@
 """Training a denoiser: the loop of Ho, Jain & Abbeel 2020 (algorithm 1), which resumes bit for bit.
 
-Every random draw is a function of the seed and the step (batch, timestep, noise, dropped labels), so a checkpoint holds no
-generator's state, and a run that was interrupted goes on exactly as it would have.
+Every random draw is a function of the seed and the step (batch, timestep, noise, dropped labels), so a checkpoint holds
+no generator's state, and a run that was interrupted goes on exactly as it would have.
 """
 
 from __future__ import annotations
@@ -180,5 +180,10 @@ class Trainer:
             if name.startswith("optimizer."):
                 _, i, key = name.split(".")
                 state.setdefault(int(i), {})[key] = t
+        # The fused optimizer reads memory as it lies: the state must lie as its parameter does (channels_last).
+        for i, parameter in enumerate(self.model.parameters()):
+            for key, t in state.get(i, {}).items():
+                if t.shape == parameter.shape:
+                    state[i][key] = torch.empty_like(parameter, requires_grad=False).copy_(t)
         whole = self.optimizer.state_dict()
         self.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
