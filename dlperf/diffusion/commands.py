@@ -67,7 +67,7 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
     add("--n", type=_at_least(int, 1), default=64, metavar="N", help="pictures; default: 64")
     add("--steps", type=_at_least(int, 1), default=50, metavar="N", help="default: 50")
     add("--scheduler", choices=("ddim", "ddpm", "dpm"), default="ddim")
-    add("--guidance", type=_at_least(float, 0), metavar="SCALE", help="default: 2 with classes")
+    add("--guidance", type=_at_least(float, 0), default=1.0, metavar="SCALE", help="classifier-free; default: 1, none")
     add("--label", metavar="NAME", help="of one class alone; default: every class in turn")
     add("--seed", type=int, default=0, metavar="N", help="default: 0")
     add("--out", default="grid.png", metavar="PNG", help="default: grid.png")
@@ -210,7 +210,7 @@ def _show(run, out: Path, path: Path) -> None:
     labels = [i % classes for i in range(40)] if classes else None
     shape = (40, *run.pictures.images.shape[1:])
     scheduler = DDIMScheduler.from_config(run.scheduler.config)
-    x = sample(model.eval(), shape, 25, scheduler, 2.0 if classes else 1.0, labels, progress=False)
+    x = sample(model.eval(), shape, 25, scheduler, 1.0, labels, progress=False)
     pictures.save(pictures.grid(x, 10), path)
 
 
@@ -241,7 +241,7 @@ def sample(args) -> int:
         raise CommandError(str(error)) from None
     classes = info["classes"] if info["model"].get("classes") else []
     labels = _labels(args, classes)
-    guidance = args.guidance if args.guidance is not None else (2.0 if classes else 1.0)
+    guidance = args.guidance
     if guidance != 1.0 and not classes:
         raise CommandError(f"--guidance {guidance}: the checkpoint's model has no classes")
     scheduler = SCHEDULERS[args.scheduler].from_config(info["schedule"])

@@ -64,7 +64,7 @@ class DPMSolverMultistepScheduler(Scheduler):
             ("use_beta_sigmas", (False,)),
             ("use_flow_sigmas", (False,)),
             ("use_dynamic_shifting", (False,)),
-            ("variance_type", (None,)),
+            ("variance_type", (None, "fixed_small", "fixed_large", "fixed_small_log")),
         ):
             if self.config[argument] not in served:
                 raise NotImplementedError(

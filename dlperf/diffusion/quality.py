@@ -19,7 +19,7 @@ from .models import load_model
 from .sampling import sample
 from .schedulers import DDIMScheduler
 
-GUIDANCE, STEPS = 2.0, 50
+STEPS = 50
 
 
 def classifier(seed: int = 0):
@@ -38,11 +38,11 @@ def classifier(seed: int = 0):
 def sampled_digits(
     count: int, seed: int = 0, checkpoint: str | None = None, steps: int = STEPS
 ) -> tuple[Tensor, Tensor]:
-    """``count`` samples, every class in turn, and their labels, by DDIM with guidance."""
+    """``count`` samples, every class in turn, and their labels, by DDIM."""
     model, info = load_model(checkpoint)
     labels = torch.arange(count) % len(info["classes"])
     scheduler = DDIMScheduler.from_config(info["schedule"])
-    x = sample(model, (count, *info["picture"]), steps, scheduler, GUIDANCE, labels, seed=seed, progress=False)
+    x = sample(model, (count, *info["picture"]), steps, scheduler, 1.0, labels, seed=seed, progress=False)
     return x, labels
 
 
