@@ -1,4 +1,4 @@
-"""The command line: dlperf info | check | bench | demo."""
+"""The command line: dlperf info | check | bench | demo | train-ddpm | sample."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def _isas(names: list[str]) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="dlperf", description="Faster PyTorch vision and diffusion models: checks and benchmarks.")
     parser.add_argument("--version", action="version", version=f"dlperf {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="info|check|bench|demo")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="info|check|bench|demo|train-ddpm|sample")
 
     command = commands.add_parser("info", help="versions, instruction set, GPU, backends and their state")
     command.set_defaults(run=_info)
@@ -214,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_check)
 
     _add_benchmark_commands(commands)
+    _add_diffusion_commands(commands)
     return parser
 
 
@@ -229,8 +230,21 @@ def _add_benchmark_commands(commands) -> None:
     command.set_defaults(run=demo.run)
 
 
+def _add_diffusion_commands(commands) -> None:
+    from .diffusion import commands as diffusion
+
+    command = commands.add_parser("train-ddpm", help="train a diffusion model on digits or a folder of pictures")
+    diffusion.add_train_arguments(command)
+    command.set_defaults(run=diffusion.train)
+
+    command = commands.add_parser("sample", help="pictures from a checkpoint, or from the digits that ship")
+    diffusion.add_sample_arguments(command)
+    command.set_defaults(run=diffusion.sample)
+
+
 def main(argv: list[str] | None = None) -> int:
     from . import backends
+    from .diffusion.commands import CommandError, StoppedError
 
     args = _parser().parse_args(argv)
     try:
@@ -239,9 +253,12 @@ def main(argv: list[str] | None = None) -> int:
         except ValueError as error:
             raise UsageError(str(error)) from None
         return args.run(args)
-    except UsageError as error:
+    except (UsageError, CommandError) as error:
         print(f"dlperf: {error}", file=sys.stderr)
         return 2
+    except StoppedError as error:
+        print(f"dlperf: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("dlperf: interrupted", file=sys.stderr)
         return 130

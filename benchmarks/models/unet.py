@@ -163,9 +163,11 @@ class TimestepEmbedding(_Part):
         self.linear_1 = nn.Linear(width, outputs)
         self.linear_2 = nn.Linear(outputs, outputs)
 
-    def forward(self, timesteps):
-        """silu(embedding): nothing reads it without the SiLU."""
+    def forward(self, timesteps, condition=None):
+        """silu(embedding): nothing reads it without the SiLU. `condition` [N, outputs] is added before it."""
         x = self.lookup(timesteps, self.table)
+        if condition is not None:
+            return self.silu(self.linear_2(self.silu(self.linear_1(x))) + condition)
         if self.fused:
             return self.linear_2(self.linear_1(x, activation="silu"), activation="silu")
         return self.silu(self.linear_2(self.silu(self.linear_1(x))))
@@ -183,14 +185,17 @@ class UNet(_Part):
     """[N, C, H, W] and timesteps [N] (int64, 0 to steps - 1) to the noise, [N, C, H, W].
 
     `widths` are the channels of the levels, each half the size of the one before; `attention` names the levels with
-    attention between pixels. H and W are multiples of 2 to the power of len(widths) - 1.
+    attention between pixels. H and W are multiples of 2 to the power of len(widths) - 1. With `classes` it also takes
+    labels [N] (int64); the label `null_label`, and None, stand for no condition.
     """
 
-    def __init__(self, nn, widths, depth, attention, channels=3, groups=32, steps=1000):
+    def __init__(self, nn, widths, depth, attention, channels=3, groups=32, steps=1000, classes=0):
         super().__init__(nn)
+        self.null_label = classes if classes else None
         time, levels = 4 * widths[0], len(widths)
         self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(nn, steps, widths[0], time)
+        self.class_embedding = nn.Embedding(classes + 1, time) if classes else None
         self.down_blocks = nn.ModuleList()
         skips = [widths[0]]
         for level, width in enumerate(widths):
@@ -208,8 +213,12 @@ class UNet(_Part):
         self.conv_norm_out = self.norm_silu(nn, groups, widths[0])
         self.conv_out = nn.Conv2d(widths[0], channels, 3, padding=1)
 
-    def forward(self, x, timesteps):
-        time = self.time_embedding(timesteps)
+    def forward(self, x, timesteps, labels=None):
+        condition = None
+        if self.class_embedding is not None:
+            labels = torch.full_like(timesteps, self.null_label) if labels is None else labels
+            condition = self.class_embedding(labels)
+        time = self.time_embedding(timesteps, condition)
         x = self.conv_in(x)
         skips = [x]
         for block in self.down_blocks:

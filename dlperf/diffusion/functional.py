@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -14,6 +15,7 @@ from ..ops.diffusion import diffusion_step as _diffusion_step
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 VARIANCES = ("fixed_small", "fixed_large")
+INITIAL_STEP = 2**32 - 1  # no sampler gets there, so x_T shares no random number with a step
 
 
 def _remembered(function):
@@ -81,9 +83,9 @@ def _check_clip(op: str, clip_range: float | None) -> float:
     return float(clip_range)
 
 
-def _step(op, coefficients, model_output, sample, uncond, noise, seed, step, first_sample, return_x0):
+def _step(op, coefficients, model_output, sample, uncond, noise, seed, step, first_sample, return_x0, history=None):
     check_floating(op, model_output=model_output, sample=sample, uncond=uncond, noise=noise)
-    for name, t in (("sample", sample), ("uncond", uncond), ("noise", noise)):
+    for name, t in (("sample", sample), ("uncond", uncond), ("noise", noise), ("history", history)):
         if t is not None and t.shape != model_output.shape:
             raise RuntimeError(
                 f"{op}(): expected '{name}' to have the shape of 'model_output' {tuple(model_output.shape)}, "
@@ -104,10 +106,24 @@ def _step(op, coefficients, model_output, sample, uncond, noise, seed, step, fir
         uncond = uncond.to(model_output.dtype)
     if noise is not None and noise.dtype is not sample.dtype:
         noise = noise.to(sample.dtype)
+    if history is not None and history.dtype is not sample.dtype:
+        history = history.to(sample.dtype)
     out, x0 = _diffusion_step(
-        sample, model_output, uncond, noise, None, seed, coefficients, first_sample, step, return_x0
+        sample, model_output, uncond, noise, history, seed, coefficients, first_sample, step, return_x0
     )
     return (out, x0) if return_x0 else out
+
+
+def normals(like: Tensor, seed: int | Tensor, *, step: int = 0, first_sample: int = 0) -> Tensor:
+    """Standard normals of ``like``'s shape and dtype: the very noise that a step with this seed adds."""
+    zeros = torch.zeros_like(like)
+    coefficients = [0.0, 0.0, math.inf, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
+    return _step("normals", coefficients, zeros, zeros, None, None, seed, step, first_sample, False)
+
+
+def initial_noise(shape: Sequence[int], seed: int | Tensor, *, device="cpu", first_sample: int = 0) -> Tensor:
+    """x_T, float32, for the samples first_sample ... of a seed: the normals of the last step number there is."""
+    return normals(torch.empty(shape, device=device), seed, step=INITIAL_STEP, first_sample=first_sample)
 
 
 def seed_offset(seed: int | Tensor, device: torch.device | str = "cpu") -> Tensor:
