@@ -8,14 +8,14 @@
 
 import os as _os
 
-from . import backends, nn, ops
+from . import backends, memory, nn, ops
 from ._version import __version__
 from .backends import backend
 from .errors import BackendError
 from .optimize import optimize, report
 from .precision import precision
 
-__all__ = ["BackendError", "__version__", "backend", "backends", "nn", "ops", "optimize", "precision", "report"]
+__all__ = ["BackendError", "__version__", "backend", "backends", "memory", "nn", "ops", "optimize", "precision", "report"]
 
 
 def _single_thread_after_fork() -> None:
