@@ -15,7 +15,18 @@ from .errors import BackendError
 from .optimize import optimize, report
 from .precision import precision
 
-__all__ = ["BackendError", "__version__", "backend", "backends", "memory", "nn", "ops", "optimize", "precision", "report"]
+__all__ = [
+    "BackendError",
+    "__version__",
+    "backend",
+    "backends",
+    "memory",
+    "nn",
+    "ops",
+    "optimize",
+    "precision",
+    "report",
+]
 
 
 def _single_thread_after_fork() -> None:
