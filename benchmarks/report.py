@@ -6,6 +6,7 @@ from pathlib import Path
 import jinja2
 
 from .charts import DTYPE_NAMES
+from .engines import LAYER_NOISE
 from .peers import BASELINE, ENGINES
 from .results import Results, against_baseline, against_best_peer, engine_label, find, speedup
 
@@ -89,6 +90,7 @@ def render(results: Results, pictures: list[Path]) -> str:
         pictures=[{"name": p.stem, "data": inlined(p), "caption": CAPTIONS[p.stem]} for p in pictures],
         models=model_tables(results),
         kernels=kernel_tables(results),
+        layer_noise=LAYER_NOISE,
     )
 
 
