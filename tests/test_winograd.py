@@ -77,6 +77,34 @@ def test_forward_and_gradients(size, filters, padding, memory_format, isa):
         assert relative_error(a, t) <= LAYER_BOUND, name
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, LAST], ids=["oihw", "ohwi"])
+@pytest.mark.parametrize("size, filters, padding", SHAPES, ids=str)
+def test_half_types(size, filters, padding, memory_format, dtype, isa):
+    """Widened as they are read, rounded once as they are written: no worse than the direct sum."""
+    x = torch.randn(size).to(dtype).contiguous(memory_format=LAST)
+    weight = torch.randn(filters, size[1], 3, 3).to(dtype).contiguous(memory_format=memory_format)
+    bias = torch.randn(filters).to(dtype)
+    with force_algorithm("winograd"):
+        got = _results(x, weight, bias, padding)
+    with force_algorithm("direct"):
+        direct = _results(x, weight, bias, padding)
+    for a, d, t in zip(got, direct, _truth(x, weight, bias, padding), strict=True):
+        assert a.stride() == d.stride() and a.dtype == dtype
+        assert relative_error(a, t) <= 1.05 * relative_error(d, t) + LAYER_BOUND
+
+
+def test_half_types_ran_it(isa):
+    x, weight = torch.randn(4, 64, 20, 20).contiguous(memory_format=LAST), torch.randn(64, 64, 3, 3)
+    for dtype in (torch.bfloat16, torch.float16):
+        results = []
+        for name in ("winograd", "direct"):
+            with force_algorithm(name):
+                results.append(_results(x.to(dtype), weight.to(dtype), None, 1))
+        for a, d in zip(*results, strict=True):
+            assert not torch.equal(a, d)
+
+
 def test_epilogue(isa):
     x, weight = torch.randn(2, 24, 9, 7).contiguous(memory_format=LAST), torch.randn(40, 24, 3, 3)
     bias, residual = torch.randn(40), torch.randn(2, 40, 9, 7).contiguous(memory_format=LAST)
@@ -118,17 +146,18 @@ def test_infinities_stay_where_they_belong(value, isa):
     assert torch.isfinite(got[0][0]).all() and not torch.isfinite(got[0][1]).all()
 
 
-def test_infinity_with_packed_weights():
-    layer = torch.nn.Conv2d(32, 32, 3, padding=1)
-    x = torch.randn(4, 32, 16, 16).contiguous(memory_format=LAST)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_infinity_with_packed_weights(dtype):
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1).to(dtype)
+    x = torch.randn(4, 64, 16, 16).to(dtype).contiguous(memory_format=LAST)
     x[2, 1, 3, 3] = float("inf")
     model = dlperf.optimize(torch.nn.Sequential(layer), mode="inference")
-    assert _chosen(x.shape, layer.weight.shape, prepacked=True, padding=1) == "winograd"
+    assert _chosen(x.shape, layer.weight.shape, prepacked=True, padding=1, dtype=dtype) == "winograd"
     with torch.inference_mode():
         y, expected = model(x), layer(x)
     assert torch.equal(torch.isfinite(y), torch.isfinite(expected))
     finite = torch.isfinite(expected)
-    assert_matches(y[finite], expected[finite].double(), reduction=32 * 9)
+    assert_matches(y[finite], expected[finite].double(), reduction=64 * 9)
 
 
 def test_who_is_served():
@@ -138,7 +167,8 @@ def test_who_is_served():
     assert _chosen(*big, padding=1, direction=2) == "winograd"
     assert _chosen(*big, padding=1, stride=2) == "direct"
     assert _chosen(*big, padding=2, dilation=2) == "direct"
-    assert _chosen(*big, padding=1, dtype=torch.bfloat16) == "direct"
+    assert _chosen(*big, padding=1, dtype=torch.bfloat16) == "winograd"
+    assert _chosen(*big, padding=1, dtype=torch.float16) == "winograd"
     assert _chosen((8, 64, 28, 28), (64, 32, 3, 3), groups=2) == "direct"
     assert _chosen((8, 64, 28, 28), (64, 64, 1, 1)) == "direct"
     assert _chosen((8, 3, 28, 28), (64, 3, 3, 3)) == "direct"

@@ -18,7 +18,9 @@ bool winograd_pays(const Conv2dShape& s, ConvDirection direction, bool prepacked
     const int64_t h = input ? s.h : s.oh, w = input ? s.w : s.ow;
     const double tiles = double(tiles_of(s.n, h, w)), channels = double(s.c + s.k), pairs = double(s.c) * double(s.k);
     const bool packs = !prepacked && !weight;
-    const double direct = double(s.n * h * w) * 9 + kDirectFilters + (packs ? kDirectPack : 0);
+    // Dot products of bfloat16 pairs do two multiply-adds where Winograd's float32 does one.
+    const bool pairs_up = s.dtype == DType::bf16 && current_isa() >= Isa::avx512_bf16;
+    const double direct = double(s.n * h * w) * (pairs_up ? 4.5 : 9) + kDirectFilters + (packs ? kDirectPack : 0);
     const double winograd = tiles * 36 + (weight ? kGradient : kFilters) + (packs ? kPack : 0);
     return winograd + tiles * kTileTransform * channels / pairs < 0.9 * direct;
 }
@@ -26,7 +28,7 @@ bool winograd_pays(const Conv2dShape& s, ConvDirection direction, bool prepacked
 }  // namespace
 
 ConvAlgorithm choose_algorithm(const Conv2dShape& s, ConvDirection direction, bool prepacked) {
-    const bool can = s.dtype == DType::f32 && s.groups == 1 && s.r == 3 && s.s == 3 && s.stride_h == 1 &&
+    const bool can = s.groups == 1 && s.r == 3 && s.s == 3 && s.stride_h == 1 &&
                      s.stride_w == 1 && s.dil_h == 1 && s.dil_w == 1;
     if (!can || s.algorithm == ConvAlgorithm::direct) return ConvAlgorithm::direct;
     if (s.algorithm == ConvAlgorithm::winograd) return ConvAlgorithm::winograd;

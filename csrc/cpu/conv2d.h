@@ -36,7 +36,7 @@ namespace dlperf {
 
 enum class ConvDirection : int { forward = 0, bwd_input = 1, bwd_weight = 2 };
 
-// What computes a dense convolution. `winograd` serves float32 3x3 filters of stride 1; elsewhere it means `direct`.
+// What computes a dense convolution. `winograd` serves 3x3 filters of stride 1; elsewhere it means `direct`.
 enum class ConvAlgorithm : int { automatic = 0, direct = 1, winograd = 2 };
 
 struct Conv2dShape {

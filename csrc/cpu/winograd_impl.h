@@ -26,19 +26,20 @@ static inline TileGrid make_tile_grid(int64_t n, int64_t h, int64_t w, int64_t c
 
 // B^T d B of `count` tiles from `begin` on: out[point][tile][channel], rows of whole vectors, points `point_step`
 // floats apart. `zero` holds a pixel of zeros.
-static inline void transform_data(const TileGrid& g, const float* src, const float* zero, int64_t begin, int64_t count,
-                                  float* out, int64_t point_step) {
+template <class T>
+static void transform_data(const TileGrid& g, const T* src, const float* zero, int64_t begin, int64_t count, float* out,
+                           int64_t point_step) {
     using namespace winograd;
     const int64_t padded_c = round_up(g.c, Vec::W);
     for (int64_t tile = begin; tile < begin + count; ++tile, out += padded_c) {
         const int64_t h0 = g.row(tile) * kTile - g.pad_h, w0 = g.column(tile) * kTile - g.pad_w;
-        const float* image = src + g.image(tile) * g.h * g.w * g.c;
-        const float* pixel[kIn][kIn];
+        const T* image = src + g.image(tile) * g.h * g.w * g.c;
+        const T* pixel[kIn][kIn];
         for (int r = 0; r < kIn; ++r) {
             const bool inside = h0 + r >= 0 && h0 + r < g.h;
             for (int c = 0; c < kIn; ++c) {
                 const bool here = inside && w0 + c >= 0 && w0 + c < g.w;
-                pixel[r][c] = here ? image + ((h0 + r) * g.w + w0 + c) * g.c : zero;
+                pixel[r][c] = here ? image + ((h0 + r) * g.w + w0 + c) * g.c : reinterpret_cast<const T*>(zero);
             }
         }
         for (int64_t c = 0; c < g.c; c += Vec::W) {

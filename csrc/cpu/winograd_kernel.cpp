@@ -1,4 +1,5 @@
-// Convolution by Winograd's F(4x4, 3x3): forward and backward to the input, float32, 3x3 filters of stride 1.
+// Convolution by Winograd's F(4x4, 3x3): forward and backward to the input, 3x3 filters of stride 1. Values of any
+// type are widened as they are transformed: all else is float32.
 //
 // A tile of 6x6 pixels is transformed into 36 values per channel; for each of the 36 a product of [tiles, channels] and
 // [channels, filters] follows on the row engine, and the results are transformed into 4x4 pixels. Each thread takes
@@ -42,13 +43,14 @@ Problem make_problem(const Conv2dShape& s, bool forward) {
 // ---- Filters ----
 
 // The nine taps of `lanes` filters lane_step apart, in the order of the forward pass or flipped.
-DLPERF_INLINE void load_taps(const Conv2dShape& s, const float* w, int64_t lane_step, int64_t lanes, bool flip,
+template <class T>
+DLPERF_INLINE void load_taps(const Conv2dShape& s, const T* w, int64_t lane_step, int64_t lanes, bool flip,
                              Vec (&g)[9]) {
     if (lane_step != 1 && s.w_s == 1 && s.w_r == 3 && Vec::W >= 8) {
         Vec r[Vec::W], last[Vec::W];
         for (int i = 0; i < Vec::W; ++i) {
-            r[i] = i < lanes ? Vec::load(w + i * lane_step, min64(9, Vec::W)) : Vec::zero();
-            if (Vec::W < 9) last[i] = i < lanes ? Vec::set1(w[i * lane_step + 8]) : Vec::zero();
+            r[i] = i < lanes ? load_some(w + i * lane_step, min64(9, Vec::W)) : Vec::zero();
+            if (Vec::W < 9) last[i] = i < lanes ? Vec::set1(to_float(w[i * lane_step + 8])) : Vec::zero();
         }
         transpose(r);
         if (Vec::W < 9) transpose(last);
@@ -58,13 +60,13 @@ DLPERF_INLINE void load_taps(const Conv2dShape& s, const float* w, int64_t lane_
     }
 #pragma GCC unroll 9
     for (int t = 0; t < 9; ++t) {
-        const float* tap = w + t / 3 * s.w_r + t % 3 * s.w_s;
+        const T* tap = w + t / 3 * s.w_r + t % 3 * s.w_s;
         Vec v;
         if (lane_step == 1) {
             v = load_some(tap, lanes);
         } else {
             alignas(64) float lane[Vec::W] = {0};
-            for (int i = 0; i < Vec::W && i < lanes; ++i) lane[i] = tap[i * lane_step];
+            for (int i = 0; i < Vec::W && i < lanes; ++i) lane[i] = to_float(tap[i * lane_step]);
             v = Vec::load(lane);
         }
         g[flip ? 8 - t : t] = v;
@@ -90,7 +92,8 @@ DLPERF_INLINE void transform_filter(const Vec (&g)[9], float* out, int64_t point
 }
 
 // Share `me` of `team` of the filters: each point's pack is a packed B of the row engine.
-void pack_filters(const Problem& p, const float* w, float* packed, int64_t team, int64_t me) {
+template <class T>
+void pack_filters(const Problem& p, const T* w, float* packed, int64_t team, int64_t me) {
     const Conv2dShape& s = p.s;
     const int64_t lane_step = p.forward ? s.w_k : s.w_c, unit_step = p.forward ? s.w_c : s.w_k;
     const int64_t vectors = ceil_div(p.dst_c, Vec::W), block = 16, blocks = ceil_div(p.src_c, block);
@@ -145,14 +148,16 @@ struct Call {
     const Problem& p;
     const float* filters;
     const float* bias;  // whole vectors, or null
-    const float* residual;
-    float* dst;
+    const void *src, *residual;
+    void* dst;
 };
 
 // A^T m A of a block's tiles for one panel, with the epilogue. Returns 0, or NaN where a sum was not finite.
-template <Act A>
+template <Act A, class T>
 Vec transform_results(const Call& call, const Scratch& t, int64_t begin, int64_t count, int64_t n0, int64_t width) {
     const Problem& p = call.p;
+    const T* residual = static_cast<const T*>(call.residual);
+    T* dst = static_cast<T*>(call.dst);
     Vec bad = Vec::zero();
     for (int64_t i = 0; i < count; ++i) {
         const int64_t tile = begin + i, h0 = p.tiles.row(tile) * kTile, w0 = p.tiles.column(tile) * kTile;
@@ -182,8 +187,8 @@ Vec transform_results(const Call& call, const Scratch& t, int64_t begin, int64_t
                     bad = fma(y[r], Vec::zero(), bad);
                     const int64_t at = pixel + r * row + c * p.dst_c + n0 + j;
                     Vec v = y[r] + bias;
-                    if (call.residual) v = v + load_some(call.residual + at, lanes);
-                    store_some(call.dst + at, activate<A>(v, p.s.act_param), lanes);
+                    if (residual) v = v + load_some(residual + at, lanes);
+                    store_some(dst + at, activate<A>(v, p.s.act_param), lanes);
                 }
             }
         }
@@ -192,13 +197,14 @@ Vec transform_results(const Call& call, const Scratch& t, int64_t begin, int64_t
 }
 
 // Tiles and panels of one thread. Returns whether every sum was finite.
-bool run_blocks(const Call& call, const float* src, const float* zero, Range tiles, Range panels, const Scratch& t) {
+template <class T>
+bool run_blocks(const Call& call, const float* zero, Range tiles, Range panels, const Scratch& t) {
     const Problem& p = call.p;
     const int64_t step = tiles_per_block(p, tiles.end - tiles.begin);
     Vec bad = Vec::zero();
     for (int64_t i = tiles.begin; i < tiles.end; i += step) {
         const int64_t count = min64(step, tiles.end - i);
-        transform_data(p.tiles, src, zero, i, count, t.data, t.data_step);
+        transform_data(p.tiles, static_cast<const T*>(call.src), zero, i, count, t.data, t.data_step);
         for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
             const int64_t n0 = panel * kPanel, width = panel_width(p.dst_c, n0);
             for (int64_t r = 0; r < count; ++r) {
@@ -218,7 +224,7 @@ bool run_blocks(const Call& call, const float* src, const float* zero, Range til
                 product.b = call.filters + point * p.point_step + n0 * p.src_c;
                 run_rows(product, block, 0, width, t.acc);
             }
-            DLPERF_ACT_SWITCH(p.s.act, bad = bad + transform_results<A>(call, t, i, count, n0, width));
+            DLPERF_ACT_SWITCH(p.s.act, bad = bad + transform_results<A, T>(call, t, i, count, n0, width));
         }
     }
     const float sum = bad.sum();
@@ -263,14 +269,13 @@ int64_t workspace_bytes(const Conv2dShape& s, ConvDirection direction, int64_t t
 // Behind the packed filters: the weight itself, as [k][r][s][c].
 int64_t pack_bytes(const Conv2dShape& s, ConvDirection direction) {
     const Problem p = make_problem(s, direction == ConvDirection::forward);
-    return (kPoints * p.point_step + 9 * s.k * s.c) * 4;
+    return kPoints * p.point_step * 4 + round_up(9 * s.k * s.c * dtype_size(s.dtype), 64);
 }
 
-void pack(const Conv2dShape& s, ConvDirection direction, const void* weight, void* packed) {
-    const Problem p = make_problem(s, direction == ConvDirection::forward);
-    const float* w = static_cast<const float*>(weight);
-    float* out = static_cast<float*>(packed);
-    float* copy = out + kPoints * p.point_step;
+template <class T>
+void pack_as(const Problem& p, const T* w, float* out) {
+    const Conv2dShape& s = p.s;
+    T* copy = reinterpret_cast<T*>(out + kPoints * p.point_step);
 #pragma omp parallel
     {
         const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
@@ -278,11 +283,16 @@ void pack(const Conv2dShape& s, ConvDirection direction, const void* weight, voi
         const Range mine = split(s.k, team, me);
         for (int64_t k = mine.begin; k < mine.end; ++k) {
             for (int64_t t = 0; t < 9; ++t) {
-                const float* tap = w + k * s.w_k + t / 3 * s.w_r + t % 3 * s.w_s;
+                const T* tap = w + k * s.w_k + t / 3 * s.w_r + t % 3 * s.w_s;
                 for (int64_t c = 0; c < s.c; ++c) copy[(k * 9 + t) * s.c + c] = tap[c * s.w_c];
             }
         }
     }
+}
+
+void pack(const Conv2dShape& s, ConvDirection direction, const void* weight, void* packed) {
+    const Problem p = make_problem(s, direction == ConvDirection::forward);
+    DLPERF_DTYPE_SWITCH(s.dtype, pack_as(p, static_cast<const T*>(weight), static_cast<float*>(packed)))
 }
 
 void run(const Conv2dShape& s, bool forward, const void* src, const void* weight, const void* bias,
@@ -292,9 +302,9 @@ void run(const Conv2dShape& s, bool forward, const void* src, const void* weight
     Arena arena = {static_cast<char*>(workspace)};
     const Buffers b = take_buffers(p, arena, prepacked);
     std::memset(b.zero, 0, size_t(p.padded_c) * 4);
-    if (bias) expand_bias(DType::f32, bias, p.dst_c, b.bias);
+    if (bias) expand_bias(s.dtype, bias, p.dst_c, b.bias);
     const Call call = {p, prepacked ? static_cast<const float*>(weight) : b.filters, bias ? b.bias : nullptr,
-                       static_cast<const float*>(residual), static_cast<float*>(dst)};
+                       src, residual, dst};
     bool finite = true;
 #pragma omp parallel num_threads(int(threads)) if (threads > 1) reduction(&& : finite)
     {
@@ -303,14 +313,14 @@ void run(const Conv2dShape& s, bool forward, const void* src, const void* weight
         for (int64_t i = 0; i < me; ++i) take_scratch(p, mine);
         const Scratch t = take_scratch(p, mine);
         if (!prepacked) {
-            pack_filters(p, static_cast<const float*>(weight), b.filters, team, me);
+            DLPERF_DTYPE_SWITCH(s.dtype, pack_filters(p, static_cast<const T*>(weight), b.filters, team, me))
 #pragma omp barrier
         }
         const Grid grid = row_grid(p.tiles.count, p.panels(), p.src_c * 4, p.src_c * kPanel * 4, team);
         if (me < grid.m * grid.n) {
             const Range tiles = split(p.tiles.count, grid.m, me / grid.n, kPanelMr);
             const Range panels = split(p.panels(), grid.n, me % grid.n);
-            finite = run_blocks(call, static_cast<const float*>(src), b.zero, tiles, panels, t);
+            DLPERF_DTYPE_SWITCH(s.dtype, finite = run_blocks<T>(call, b.zero, tiles, panels, t))
         }
     }
     if (finite) return;

@@ -1,4 +1,4 @@
-// Convolution's gradient for the weight by Winograd's F(3x3, 4x4): float32, 3x3 filters of stride 1.
+// Convolution's gradient for the weight by Winograd's F(3x3, 4x4): 3x3 filters of stride 1.
 //
 // Tiles of 6x6 input pixels and of 4x4 pixels of gy are transformed into 36 values each; for each of the 36 a product
 // [channels, tiles] x [tiles, filters] sums over all tiles, and its result becomes 3x3 taps. All threads transform a
@@ -90,17 +90,18 @@ Scratch take_scratch(const Problem& p, Arena& arena, int64_t threads) {
 }
 
 // G' y G'^T of tiles [begin, end) of a chunk that starts at `first`: out[point][panel][tile][column].
-void transform_gradient(const Problem& p, const float* gy, const float* zero, int64_t first, int64_t count, Range mine,
+template <class T>
+void transform_gradient(const Problem& p, const T* gy, const float* zero, int64_t first, int64_t count, Range mine,
                         float* out) {
     const Conv2dShape& s = p.s;
     for (int64_t i = mine.begin; i < mine.end; ++i) {
         const int64_t tile = first + i, h0 = p.tiles.row(tile) * kTile, w0 = p.tiles.column(tile) * kTile;
-        const float* image = gy + p.tiles.image(tile) * s.oh * s.ow * s.k;
-        const float* pixel[kTile][kTile];
+        const T* image = gy + p.tiles.image(tile) * s.oh * s.ow * s.k;
+        const T* pixel[kTile][kTile];
         for (int r = 0; r < kTile; ++r) {
             for (int c = 0; c < kTile; ++c) {
                 const bool here = h0 + r < s.oh && w0 + c < s.ow;
-                pixel[r][c] = here ? image + ((h0 + r) * s.ow + w0 + c) * s.k : zero;
+                pixel[r][c] = here ? image + ((h0 + r) * s.ow + w0 + c) * s.k : reinterpret_cast<const T*>(zero);
             }
         }
         for (int64_t k = 0; k < s.k; k += Vec::W) {
@@ -153,7 +154,8 @@ void multiply(const Problem& p, const Shared& b, const Scratch& t, float* acc, i
 }
 
 // A'^T m A' of one block to gw. Returns 0, or NaN where a sum was not finite.
-Vec write_weights(const Problem& p, const Scratch& t, const float* acc, Range rows, int64_t panel, float* gw) {
+template <class T>
+Vec write_weights(const Problem& p, const Scratch& t, const float* acc, Range rows, int64_t panel, T* gw) {
     const Conv2dShape& s = p.s;
     const int64_t n0 = panel * kPanel, width = panel_width(s.k, n0);
 #if DLPERF_ISA_LEVEL >= 2
@@ -183,20 +185,22 @@ Vec write_weights(const Problem& p, const Scratch& t, const float* acc, Range ro
                     bad = fma(w[r], Vec::zero(), bad);
                 }
             }
-            float* to = gw + (n0 + j) * s.w_k + m * s.w_c;
+            T* to = gw + (n0 + j) * s.w_k + m * s.w_c;
             const int64_t lanes = min64(Vec::W, s.k - n0 - j);
 #if DLPERF_ISA_LEVEL >= 2
             if (taps_inside) {
                 for (int i = 9; i < Vec::W; ++i) taps[i] = Vec::zero();
                 transpose(taps);
-                for (int64_t i = 0; i < lanes; ++i) taps[i].store(to + i * s.w_k, 9);
+                for (int64_t i = 0; i < lanes; ++i) store_some(to + i * s.w_k, taps[i], 9);
                 continue;
             }
 #endif
             for (int i = 0; i < 9; ++i) {
                 alignas(64) float lane[Vec::W];
                 taps[i].store(lane);
-                for (int64_t l = 0; l < lanes; ++l) to[i / 3 * s.w_r + i % 3 * s.w_s + l * s.w_k] = lane[l];
+                for (int64_t l = 0; l < lanes; ++l) {
+                    to[i / 3 * s.w_r + i % 3 * s.w_s + l * s.w_k] = from_float<T>(lane[l]);
+                }
             }
         }
     }
@@ -229,9 +233,11 @@ void winograd_bwd_weight(const Conv2dShape& s, const void* gy, const void* x, vo
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
             const int64_t first = chunk * p.chunk, count = min64(p.chunk, p.tiles.count - first);
             const Range mine = split(count, team, me);
-            transform_data(p.tiles, static_cast<const float*>(x), b.zero, first + mine.begin, mine.end - mine.begin,
-                           b.data + mine.begin * p.padded_c, p.data_step);
-            transform_gradient(p, static_cast<const float*>(gy), b.zero, first, count, mine, b.gradient);
+            DLPERF_DTYPE_SWITCH(s.dtype,
+                                transform_data(p.tiles, static_cast<const T*>(x), b.zero, first + mine.begin,
+                                               mine.end - mine.begin, b.data + mine.begin * p.padded_c, p.data_step);
+                                transform_gradient(p, static_cast<const T*>(gy), b.zero, first, count, mine,
+                                                   b.gradient))
 #pragma omp barrier
             // A smaller team than was planned for takes several parts each.
             for (int64_t part = me; part < parts.m * parts.n; part += team) {
@@ -246,7 +252,8 @@ void winograd_bwd_weight(const Conv2dShape& s, const void* gy, const void* x, vo
                     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
                         multiply(p, b, t, acc, count, block, panel, chunk == 0);
                         if (chunk == chunks - 1) {
-                            bad = bad + write_weights(p, t, acc, block, panel, static_cast<float*>(gw));
+                            DLPERF_DTYPE_SWITCH(
+                                s.dtype, bad = bad + write_weights(p, t, acc, block, panel, static_cast<T*>(gw)))
                         }
                         if (chunks > 1) acc += kPoints * t.acc_step;
                     }
