@@ -91,6 +91,20 @@ DLPERF_INLINE void transform_filter(const Vec (&g)[9], float* out, int64_t point
     }
 }
 
+// The taps of `lanes` filters and `units` neighbouring channels, which lie next to each other: out[tap][unit][lane].
+template <class T>
+void load_taps_across(const Conv2dShape& s, const T* w, int64_t lane_step, int64_t lanes, int64_t units, bool flip,
+                      float* out) {
+    for (int t = 0; t < 9; ++t) {
+        const T* tap = w + t / 3 * s.w_r + t % 3 * s.w_s;
+        Vec r[Vec::W];
+        for (int i = 0; i < Vec::W; ++i) r[i] = i < lanes ? load_some(tap + i * lane_step, units) : Vec::zero();
+        transpose(r);
+        float* to = out + (flip ? 8 - t : t) * Vec::W * Vec::W;
+        for (int i = 0; i < Vec::W; ++i) r[i].store(to + i * Vec::W);
+    }
+}
+
 // Share `me` of `team` of the filters: each point's pack is a packed B of the row engine.
 template <class T>
 void pack_filters(const Problem& p, const T* w, float* packed, int64_t team, int64_t me) {
@@ -100,7 +114,22 @@ void pack_filters(const Problem& p, const T* w, float* packed, int64_t team, int
     const Range mine = split(vectors * blocks, team, me);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
         const int64_t n = i / blocks * Vec::W, n0 = n / kPanel * kPanel, width = panel_width(p.dst_c, n0);
-        for (int64_t u = i % blocks * block; u < min64(p.src_c, (i % blocks + 1) * block); ++u) {
+        const int64_t end = min64(p.src_c, (i % blocks + 1) * block);
+        if (unit_step == 1 && lane_step != 1) {
+            for (int64_t u0 = i % blocks * block; u0 < end; u0 += Vec::W) {
+                alignas(64) float taps[9 * Vec::W * Vec::W];
+                const int64_t units = min64(Vec::W, end - u0);
+                load_taps_across(s, w + n * lane_step + u0, lane_step, p.dst_c - n, units, !p.forward, taps);
+                for (int64_t u = 0; u < units; ++u) {
+                    Vec g[9];
+#pragma GCC unroll 9
+                    for (int t = 0; t < 9; ++t) g[t] = Vec::load(taps + (t * Vec::W + u) * Vec::W);
+                    transform_filter(g, packed + n0 * p.src_c + (u0 + u) * width + (n - n0), p.point_step);
+                }
+            }
+            continue;
+        }
+        for (int64_t u = i % blocks * block; u < end; ++u) {
             Vec g[9];
             load_taps(s, w + n * lane_step + u * unit_step, lane_step, p.dst_c - n, !p.forward, g);
             transform_filter(g, packed + n0 * p.src_c + u * width + (n - n0), p.point_step);

@@ -153,54 +153,84 @@ void multiply(const Problem& p, const Shared& b, const Scratch& t, float* acc, i
     }
 }
 
-// A'^T m A' of one block to gw. Returns 0, or NaN where a sum was not finite.
+// A'^T m A' of one vector of filters: its nine taps. Adds 0, or NaN where one is not finite, to `bad`.
+DLPERF_INLINE void transform_sums(const float* from, int64_t point_step, Vec* taps, Vec& bad) {
+    Vec lines[kIn][3];
+#pragma GCC unroll 6
+    for (int r = 0; r < kIn; ++r) {
+        Vec line[kIn];
+#pragma GCC unroll 6
+        for (int c = 0; c < kIn; ++c) line[c] = Vec::load(from + (r * kIn + c) * point_step);
+        weight_line(line, lines[r]);
+    }
+#pragma GCC unroll 3
+    for (int c = 0; c < 3; ++c) {
+        const Vec line[kIn] = {lines[0][c], lines[1][c], lines[2][c], lines[3][c], lines[4][c], lines[5][c]};
+        Vec w[3];
+        weight_line(line, w);
+#pragma GCC unroll 3
+        for (int r = 0; r < 3; ++r) {
+            taps[3 * r + c] = w[r];
+            bad = fma(w[r], Vec::zero(), bad);
+        }
+    }
+}
+
+// `lanes` filters of one channel to gw, by whichever way its strides allow.
+template <class T>
+DLPERF_INLINE void store_taps(const Conv2dShape& s, Vec* taps, int64_t lanes, T* to) {
+#if DLPERF_ISA_LEVEL >= 2
+    if (s.w_s == 1 && s.w_r == 3) {
+        Vec r[Vec::W];
+#pragma GCC unroll 9
+        for (int i = 0; i < 9; ++i) r[i] = taps[i];
+        for (int i = 9; i < Vec::W; ++i) r[i] = Vec::zero();
+        transpose(r);
+        for (int64_t i = 0; i < lanes; ++i) store_some(to + i * s.w_k, r[i], 9);
+        return;
+    }
+#endif
+    for (int i = 0; i < 9; ++i) {
+        alignas(64) float lane[Vec::W];
+        taps[i].store(lane);
+        for (int64_t l = 0; l < lanes; ++l) to[i / 3 * s.w_r + i % 3 * s.w_s + l * s.w_k] = from_float<T>(lane[l]);
+    }
+}
+
+// One block of sums to gw. Returns 0, or NaN where one is not finite.
 template <class T>
 Vec write_weights(const Problem& p, const Scratch& t, const float* acc, Range rows, int64_t panel, T* gw) {
     const Conv2dShape& s = p.s;
     const int64_t n0 = panel * kPanel, width = panel_width(s.k, n0);
-#if DLPERF_ISA_LEVEL >= 2
-    const bool taps_inside = s.w_s == 1 && s.w_r == 3;
-#endif
     Vec bad = Vec::zero();
-    for (int64_t m = rows.begin; m < rows.end; ++m) {
-        for (int64_t j = 0; j < width && n0 + j < s.k; j += Vec::W) {
-            const float* from = acc + (m - rows.begin) * width + j;
-            Vec lines[kIn][3];
-#pragma GCC unroll 6
-            for (int r = 0; r < kIn; ++r) {
-                Vec line[kIn];
-#pragma GCC unroll 6
-                for (int c = 0; c < kIn; ++c) line[c] = Vec::load(from + (r * kIn + c) * t.acc_step);
-                weight_line(line, lines[r]);
+    for (int64_t j = 0; j < width && n0 + j < s.k; j += Vec::W) {
+        const int64_t lanes = min64(Vec::W, s.k - n0 - j);
+        const float* from = acc + j;
+        T* to = gw + (n0 + j) * s.w_k;
+        if (s.w_c != 1 || Vec::W == 1) {
+            for (int64_t m = rows.begin; m < rows.end; ++m) {
+                Vec taps[9];
+                transform_sums(from + (m - rows.begin) * width, t.acc_step, taps, bad);
+                store_taps(s, taps, lanes, to + m * s.w_c);
             }
-            Vec taps[Vec::W < 9 ? 9 : Vec::W];
-#pragma GCC unroll 3
-            for (int c = 0; c < 3; ++c) {
-                const Vec line[kIn] = {lines[0][c], lines[1][c], lines[2][c], lines[3][c], lines[4][c], lines[5][c]};
-                Vec w[3];
-                weight_line(line, w);
-#pragma GCC unroll 3
-                for (int r = 0; r < 3; ++r) {
-                    taps[3 * r + c] = w[r];
-                    bad = fma(w[r], Vec::zero(), bad);
-                }
+            continue;
+        }
+        // Channels lie next to each other: a square of channels and filters is turned.
+        for (int64_t m0 = rows.begin; m0 < rows.end; m0 += Vec::W) {
+            const int64_t count = min64(Vec::W, rows.end - m0);
+            alignas(64) float square[9][Vec::W][Vec::W];
+            for (int64_t m = 0; m < count; ++m) {
+                Vec taps[9];
+                transform_sums(from + (m0 + m - rows.begin) * width, t.acc_step, taps, bad);
+#pragma GCC unroll 9
+                for (int i = 0; i < 9; ++i) taps[i].store(square[i][m]);
             }
-            T* to = gw + (n0 + j) * s.w_k + m * s.w_c;
-            const int64_t lanes = min64(Vec::W, s.k - n0 - j);
-#if DLPERF_ISA_LEVEL >= 2
-            if (taps_inside) {
-                for (int i = 9; i < Vec::W; ++i) taps[i] = Vec::zero();
-                transpose(taps);
-                for (int64_t i = 0; i < lanes; ++i) store_some(to + i * s.w_k, taps[i], 9);
-                continue;
-            }
-#endif
             for (int i = 0; i < 9; ++i) {
-                alignas(64) float lane[Vec::W];
-                taps[i].store(lane);
-                for (int64_t l = 0; l < lanes; ++l) {
-                    to[i / 3 * s.w_r + i % 3 * s.w_s + l * s.w_k] = from_float<T>(lane[l]);
-                }
+                Vec r[Vec::W];
+                for (int64_t m = 0; m < Vec::W; ++m) r[m] = m < count ? Vec::load(square[i][m]) : Vec::zero();
+                transpose(r);
+                T* tap = to + i / 3 * s.w_r + i % 3 * s.w_s + m0;
+                for (int64_t l = 0; l < lanes; ++l) store_some(tap + l * s.w_k, r[l], count);
             }
         }
     }
