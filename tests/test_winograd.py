@@ -57,6 +57,9 @@ SHAPES = [
     ((2, 3, 9, 5), 5, 1),
     ((1, 250, 6, 6), 40, 1),
     ((9, 64, 28, 28), 64, 1),
+    # many filters: made where they are multiplied, 96 tiles at a time
+    ((1, 256, 5, 5), 260, 1),
+    ((2, 300, 29, 28), 256, 1),
 ]
 
 
@@ -92,6 +95,18 @@ def test_half_types(size, filters, padding, memory_format, dtype, isa):
     for a, d, t in zip(got, direct, _truth(x, weight, bias, padding), strict=True):
         assert a.stride() == d.stride() and a.dtype == dtype
         assert relative_error(a, t) <= 1.05 * relative_error(d, t) + LAYER_BOUND
+
+
+def test_many_filters_in_a_plan():
+    """A pack of many filters holds the weight alone, and serves any batch."""
+    layer = torch.nn.Conv2d(256, 256, 3, padding=1)
+    model = dlperf.optimize(torch.nn.Sequential(layer), mode="inference")
+    for n in (1, 9):
+        x = torch.randn(n, 256, 14, 14).contiguous(memory_format=LAST)
+        assert _chosen(x.shape, layer.weight.shape, prepacked=True, padding=1) == "winograd"
+        with torch.inference_mode():
+            truth = torch.nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)
+            assert relative_error(model(x), truth) <= LAYER_BOUND
 
 
 def test_half_types_ran_it(isa):
@@ -172,7 +187,7 @@ def test_who_is_served():
     assert _chosen((8, 64, 28, 28), (64, 32, 3, 3), groups=2) == "direct"
     assert _chosen((8, 64, 28, 28), (64, 64, 1, 1)) == "direct"
     assert _chosen((8, 3, 28, 28), (64, 3, 3, 3)) == "direct"
-    assert _chosen((1, 512, 7, 7), (512, 512, 3, 3), padding=1, prepacked=True) == "direct"
+    assert _chosen((1, 512, 4, 4), (512, 512, 3, 3), padding=1, prepacked=True) == "direct"
 
 
 def test_strict_is_direct():

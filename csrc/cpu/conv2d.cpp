@@ -10,9 +10,8 @@ int64_t tiles_of(int64_t n, int64_t h, int64_t w) {
 // Costs in multiply-adds, per pair of an input and an output channel except for the tiles' transforms. Fitted to the
 // 3x3 layers of ResNet-18/50 and the DDPM U-Net, batch 1 and 8.
 bool winograd_pays(const Conv2dShape& s, ConvDirection direction, bool prepacked) {
-    constexpr double kTileTransform = 300;             // per tile and channel
-    constexpr double kFilters = 500, kGradient = 250;  // moving 36 values
-    constexpr double kPack = 450;                      // making them
+    constexpr double kTileTransform = 300;                       // per tile and channel
+    constexpr double kMade = 300, kKept = 500, kGradient = 250;  // making or reading 36 values
     constexpr double kDirectFilters = 90, kDirectPack = 110;
     const bool input = direction == ConvDirection::bwd_input, weight = direction == ConvDirection::bwd_weight;
     const int64_t h = input ? s.h : s.oh, w = input ? s.w : s.ow;
@@ -21,15 +20,16 @@ bool winograd_pays(const Conv2dShape& s, ConvDirection direction, bool prepacked
     // Dot products of bfloat16 pairs do two multiply-adds where Winograd's float32 does one.
     const bool pairs_up = s.dtype == DType::bf16 && current_isa() >= Isa::avx512_bf16;
     const double direct = double(s.n * h * w) * (pairs_up ? 4.5 : 9) + kDirectFilters + (packs ? kDirectPack : 0);
-    const double winograd = tiles * 36 + (weight ? kGradient : kFilters) + (packs ? kPack : 0);
+    const double filters = weight ? kGradient : prepacked && pairs < 1 << 16 ? kKept : kMade * (1 + tiles / 96);
+    const double winograd = tiles * 36 + filters;
     return winograd + tiles * kTileTransform * channels / pairs < 0.9 * direct;
 }
 
 }  // namespace
 
 ConvAlgorithm choose_algorithm(const Conv2dShape& s, ConvDirection direction, bool prepacked) {
-    const bool can = s.groups == 1 && s.r == 3 && s.s == 3 && s.stride_h == 1 &&
-                     s.stride_w == 1 && s.dil_h == 1 && s.dil_w == 1;
+    const bool can =
+        s.groups == 1 && s.r == 3 && s.s == 3 && s.stride_h == 1 && s.stride_w == 1 && s.dil_h == 1 && s.dil_w == 1;
     if (!can || s.algorithm == ConvAlgorithm::direct) return ConvAlgorithm::direct;
     if (s.algorithm == ConvAlgorithm::winograd) return ConvAlgorithm::winograd;
     if (s.c < 16 || s.k < 16) return ConvAlgorithm::direct;

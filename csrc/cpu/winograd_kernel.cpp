@@ -4,136 +4,28 @@
 // A tile of 6x6 pixels is transformed into 36 values per channel; for each of the 36 a product of [tiles, channels] and
 // [channels, filters] follows on the row engine, and the results are transformed into 4x4 pixels. Each thread takes
 // blocks of tiles, few enough that what lies between the steps stays in its L2, through all three steps.
+//
+// Few tiles or many filters go another way: 36 values a filter are more than a weight's 9, so filters are
+// transformed piece by piece where they are multiplied and never leave L2.
 #include "cpu/activation_math.h"
-#include "cpu/winograd_impl.h"
+#include "cpu/winograd_filter.h"
 
 namespace dlperf::DLPERF_ISA_NS {
 namespace {
 
 using namespace winograd;
 
-// A convolution of stride 1 from src to dst: the input's gradient is one over gy, with flipped filters.
-struct Problem {
-    Conv2dShape s;
-    bool forward;
-    int64_t src_c, dst_h, dst_w, dst_c;
-    TileGrid tiles;
-    int64_t padded_c;    // of a row of transformed data, whole vectors
-    int64_t point_step;  // floats from one point's packed filters to the next's
-
-    int64_t panels() const { return ceil_div(dst_c, kPanel); }
-};
-
-Problem make_problem(const Conv2dShape& s, bool forward) {
-    Problem p;
-    p.s = s;
-    p.forward = forward;
-    p.src_c = forward ? s.c : s.k;
-    p.dst_h = forward ? s.oh : s.h;
-    p.dst_w = forward ? s.ow : s.w;
-    p.dst_c = forward ? s.k : s.c;
-    p.tiles = make_tile_grid(s.n, forward ? s.h : s.oh, forward ? s.w : s.ow, p.src_c, forward ? s.pad_h : 2 - s.pad_h,
-                             forward ? s.pad_w : 2 - s.pad_w, p.dst_h, p.dst_w);
-    p.padded_c = round_up(p.src_c, Vec::W);
-    // One cache line over, so that the 36 streams of a transform don't meet in one set of the cache.
-    p.point_step = round_up(packed_floats(1, p.src_c, p.dst_c, false), 16) + 16;
-    return p;
-}
-
-// ---- Filters ----
-
-// The nine taps of `lanes` filters lane_step apart, in the order of the forward pass or flipped.
-template <class T>
-DLPERF_INLINE void load_taps(const Conv2dShape& s, const T* w, int64_t lane_step, int64_t lanes, bool flip,
-                             Vec (&g)[9]) {
-    if (lane_step != 1 && s.w_s == 1 && s.w_r == 3 && Vec::W >= 8) {
-        Vec r[Vec::W], last[Vec::W];
-        for (int i = 0; i < Vec::W; ++i) {
-            r[i] = i < lanes ? load_some(w + i * lane_step, min64(9, Vec::W)) : Vec::zero();
-            if (Vec::W < 9) last[i] = i < lanes ? Vec::set1(to_float(w[i * lane_step + 8])) : Vec::zero();
-        }
-        transpose(r);
-        if (Vec::W < 9) transpose(last);
-#pragma GCC unroll 9
-        for (int t = 0; t < 9; ++t) g[flip ? 8 - t : t] = t < Vec::W ? r[t % Vec::W] : last[0];
-        return;
-    }
-#pragma GCC unroll 9
-    for (int t = 0; t < 9; ++t) {
-        const T* tap = w + t / 3 * s.w_r + t % 3 * s.w_s;
-        Vec v;
-        if (lane_step == 1) {
-            v = load_some(tap, lanes);
-        } else {
-            alignas(64) float lane[Vec::W] = {0};
-            for (int i = 0; i < Vec::W && i < lanes; ++i) lane[i] = to_float(tap[i * lane_step]);
-            v = Vec::load(lane);
-        }
-        g[flip ? 8 - t : t] = v;
-    }
-}
-
-// G g G^T of one vector of filters, to the same place of each point's pack.
-DLPERF_INLINE void transform_filter(const Vec (&g)[9], float* out, int64_t point_step) {
-    Vec rows[3][kIn];
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; ++i) {
-        const Vec line[3] = {g[3 * i], g[3 * i + 1], g[3 * i + 2]};
-        filter_line(line, rows[i]);
-    }
-#pragma GCC unroll 6
-    for (int j = 0; j < kIn; ++j) {
-        const Vec line[3] = {rows[0][j], rows[1][j], rows[2][j]};
-        Vec u[kIn];
-        filter_line(line, u);
-#pragma GCC unroll 6
-        for (int i = 0; i < kIn; ++i) u[i].store(out + (i * kIn + j) * point_step);
-    }
-}
-
-// The taps of `lanes` filters and `units` neighbouring channels, which lie next to each other: out[tap][unit][lane].
-template <class T>
-void load_taps_across(const Conv2dShape& s, const T* w, int64_t lane_step, int64_t lanes, int64_t units, bool flip,
-                      float* out) {
-    for (int t = 0; t < 9; ++t) {
-        const T* tap = w + t / 3 * s.w_r + t % 3 * s.w_s;
-        Vec r[Vec::W];
-        for (int i = 0; i < Vec::W; ++i) r[i] = i < lanes ? load_some(tap + i * lane_step, units) : Vec::zero();
-        transpose(r);
-        float* to = out + (flip ? 8 - t : t) * Vec::W * Vec::W;
-        for (int i = 0; i < Vec::W; ++i) r[i].store(to + i * Vec::W);
-    }
-}
+// ---- Filters made beforehand ----
 
 // Share `me` of `team` of the filters: each point's pack is a packed B of the row engine.
 template <class T>
 void pack_filters(const Problem& p, const T* w, float* packed, int64_t team, int64_t me) {
-    const Conv2dShape& s = p.s;
-    const int64_t lane_step = p.forward ? s.w_k : s.w_c, unit_step = p.forward ? s.w_c : s.w_k;
     const int64_t vectors = ceil_div(p.dst_c, Vec::W), block = 16, blocks = ceil_div(p.src_c, block);
     const Range mine = split(vectors * blocks, team, me);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
         const int64_t n = i / blocks * Vec::W, n0 = n / kPanel * kPanel, width = panel_width(p.dst_c, n0);
-        const int64_t end = min64(p.src_c, (i % blocks + 1) * block);
-        if (unit_step == 1 && lane_step != 1) {
-            for (int64_t u0 = i % blocks * block; u0 < end; u0 += Vec::W) {
-                alignas(64) float taps[9 * Vec::W * Vec::W];
-                const int64_t units = min64(Vec::W, end - u0);
-                load_taps_across(s, w + n * lane_step + u0, lane_step, p.dst_c - n, units, !p.forward, taps);
-                for (int64_t u = 0; u < units; ++u) {
-                    Vec g[9];
-#pragma GCC unroll 9
-                    for (int t = 0; t < 9; ++t) g[t] = Vec::load(taps + (t * Vec::W + u) * Vec::W);
-                    transform_filter(g, packed + n0 * p.src_c + (u0 + u) * width + (n - n0), p.point_step);
-                }
-            }
-            continue;
-        }
-        for (int64_t u = i % blocks * block; u < end; ++u) {
-            Vec g[9];
-            load_taps(s, w + n * lane_step + u * unit_step, lane_step, p.dst_c - n, !p.forward, g);
-            transform_filter(g, packed + n0 * p.src_c + u * width + (n - n0), p.point_step);
-        }
+        const int64_t u0 = i % blocks * block, u1 = min64(p.src_c, u0 + block);
+        transform_filters(p, w, n, u0, u1, packed + n0 * p.src_c + u0 * width + (n - n0), width, p.point_step);
     }
 }
 
@@ -260,10 +152,91 @@ bool run_blocks(const Call& call, const float* zero, Range tiles, Range panels, 
     return sum == 0.0f;
 }
 
+// ---- Filters made where they are multiplied ----
+
+constexpr int64_t kFewTiles = 96;  // that are multiplied with a panel of filters at a time
+constexpr int64_t kPiece = 32;     // channels: a panel's filters of a piece are 288 KB
+
+// Tiles of a step, as even as can be.
+int64_t few_tiles(const Problem& p) {
+    return max64(1, ceil_div(p.tiles.count, max64(1, ceil_div(p.tiles.count, kFewTiles))));
+}
+
+int64_t few_data_step(const Problem& p) {
+    return few_tiles(p) * p.padded_c + 16;
+}
+
+Scratch take_few_scratch(const Problem& p, Arena& arena) {
+    const int64_t width = min64(round_up(p.dst_c, Vec::W), kPanel);
+    Scratch t = {};
+    t.product_step = few_tiles(p) * width + 16;
+    t.products = arena.take<float>(kPoints * t.product_step);
+    t.acc = arena.take<float>(kPoints * (kPiece * width + 16));
+    t.rows = arena.take<const char*>(few_tiles(p));
+    return t;
+}
+
+// Every thread that shares a panel's tiles with another makes its filters again.
+Grid few_grid(const Problem& p, int64_t threads) {
+    constexpr int64_t kTransform = 300;  // multiply-adds that making a filter is worth
+    Grid best = {threads, 1, 1};
+    int64_t best_cost = 0;
+    for (int64_t n = 1; n <= threads && n <= p.panels(); ++n) {
+        const int64_t m = threads / n, tiles = ceil_div(ceil_div(few_tiles(p), kPanelMr), m) * kPanelMr;
+        const int64_t cost = (tiles * kPoints + kTransform) * ceil_div(p.panels(), n);
+        if (n == 1 || cost < best_cost) {
+            best = {m, n, 1};
+            best_cost = cost;
+        }
+    }
+    return best;
+}
+
+// Some tiles of a step, which starts at tile `first` and whose transformed data is `data`, by the filters of some
+// panels. Returns 0, or NaN where a sum was not finite.
+template <class T>
+Vec run_few(const Call& call, const T* weight, const float* data, int64_t first, Range tiles, Range panels,
+            const Scratch& t) {
+    const Problem& p = call.p;
+    const MicroTable& micro = micro_table(false);
+    const int64_t data_step = few_data_step(p), count = tiles.end - tiles.begin;
+    for (int64_t i = 0; i < count; ++i) {
+        t.rows[i] = reinterpret_cast<const char*>(data + (tiles.begin + i) * p.padded_c);
+    }
+    Vec bad = Vec::zero();
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+        const int64_t n0 = panel * kPanel, width = panel_width(p.dst_c, n0), filter_step = kPiece * width + 16;
+        const int nv = int(width / Vec::W), mr = kBlocks.mr[nv];
+        TileCall tile = {};
+        tile.taps = 1;
+        tile.b_step = width;
+        tile.rows_ld = count;
+        for (int64_t u0 = 0; u0 < p.src_c; u0 += kPiece) {
+            const int64_t u1 = min64(p.src_c, u0 + kPiece);
+            for (int64_t v = 0; v < width; v += Vec::W) {
+                transform_filters(p, weight, n0 + v, u0, u1, t.acc + v, width, filter_step);
+            }
+            tile.units = u1 - u0;
+            tile.first = u0 == 0;
+            for (int64_t point = 0; point < kPoints; ++point) {
+                tile.b = t.acc + point * filter_step;
+                tile.a_offset = (point * data_step + u0) * 4;
+                for (int64_t m = 0; m < count; m += mr) {
+                    tile.rows = t.rows + m;
+                    tile.acc = t.products + point * t.product_step + m * width;
+                    micro.rows[nv][min64(mr, count - m)](tile);
+                }
+            }
+        }
+        DLPERF_ACT_SWITCH(p.s.act, bad = bad + transform_results<A, T>(call, t, first + tiles.begin, count, n0, width))
+    }
+    return bad;
+}
+
 // ---- The whole call ----
 
 struct Buffers {
-    float *zero, *bias, *filters;
+    float *zero, *bias, *filters, *data;
 };
 
 Conv2dShape fallback_shape(const Conv2dShape& s, bool prepacked) {
@@ -277,11 +250,22 @@ Conv2dShape fallback_shape(const Conv2dShape& s, bool prepacked) {
     return f;
 }
 
+// Whether a pack holds transformed filters. Where they are many, reading them takes longer than making them.
+bool keeps_filters(const Problem& p) {
+    return p.src_c * p.dst_c < 1 << 16;
+}
+
+bool makes_filters(const Problem& p, bool prepacked) {
+    return !keeps_filters(p) || (!prepacked && p.tiles.count <= kFewTiles);
+}
+
 Buffers take_buffers(const Problem& p, Arena& arena, bool prepacked) {
+    const bool few = makes_filters(p, prepacked);
     Buffers b = {};
     b.zero = arena.take<float>(p.padded_c);
     b.bias = arena.take<float>(padded_bias(p.dst_c));
-    b.filters = arena.take<float>(prepacked ? 0 : kPoints * p.point_step);
+    b.filters = arena.take<float>(prepacked || few ? 0 : kPoints * p.point_step);
+    b.data = arena.take<float>(few ? kPoints * few_data_step(p) : 0);
     return b;
 }
 
@@ -290,25 +274,30 @@ int64_t workspace_bytes(const Conv2dShape& s, ConvDirection direction, int64_t t
     const Problem p = make_problem(s, direction == ConvDirection::forward);
     Arena arena = {nullptr};
     take_buffers(p, arena, prepacked);
-    for (int64_t i = 0; i < threads; ++i) take_scratch(p, arena);
+    const bool few = makes_filters(p, prepacked);
+    for (int64_t i = 0; i < threads; ++i) few ? take_few_scratch(p, arena) : take_scratch(p, arena);
     // A fallback to the direct sum starts anew.
     return max64(arena.used, conv2d_table.workspace_bytes(fallback_shape(s, prepacked), direction, threads, false));
 }
 
-// Behind the packed filters: the weight itself, as [k][r][s][c].
+// The filters, where they are kept, and the weight itself as [k][r][s][c].
+int64_t filter_floats(const Problem& p) {
+    return keeps_filters(p) ? kPoints * p.point_step : 0;
+}
+
 int64_t pack_bytes(const Conv2dShape& s, ConvDirection direction) {
     const Problem p = make_problem(s, direction == ConvDirection::forward);
-    return kPoints * p.point_step * 4 + round_up(9 * s.k * s.c * dtype_size(s.dtype), 64);
+    return filter_floats(p) * 4 + round_up(9 * s.k * s.c * dtype_size(s.dtype), 64);
 }
 
 template <class T>
 void pack_as(const Problem& p, const T* w, float* out) {
     const Conv2dShape& s = p.s;
-    T* copy = reinterpret_cast<T*>(out + kPoints * p.point_step);
+    T* copy = reinterpret_cast<T*>(out + filter_floats(p));
 #pragma omp parallel
     {
         const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
-        pack_filters(p, w, out, team, me);
+        if (keeps_filters(p)) pack_filters(p, w, out, team, me);
         const Range mine = split(s.k, team, me);
         for (int64_t k = mine.begin; k < mine.end; ++k) {
             for (int64_t t = 0; t < 9; ++t) {
@@ -324,40 +313,72 @@ void pack(const Conv2dShape& s, ConvDirection direction, const void* weight, voi
     DLPERF_DTYPE_SWITCH(s.dtype, pack_as(p, static_cast<const T*>(weight), static_cast<float*>(packed)))
 }
 
-void run(const Conv2dShape& s, bool forward, const void* src, const void* weight, const void* bias,
+// One thread's part of a call that makes its filters as it goes.
+template <class T>
+bool run_making_filters(const Call& call, const void* weight, const float* zero, float* data, const Scratch& t,
+                        int64_t team, int64_t me) {
+    const Problem& p = call.p;
+    const Grid grid = few_grid(p, team);
+    const int64_t step = few_tiles(p);
+    Vec bad = Vec::zero();
+    for (int64_t first = 0; first < p.tiles.count; first += step) {
+        const int64_t count = min64(step, p.tiles.count - first);
+        const Range part = split(count, team, me);
+        transform_data(p.tiles, static_cast<const T*>(call.src), zero, first + part.begin, part.end - part.begin,
+                       data + part.begin * p.padded_c, few_data_step(p));
+#pragma omp barrier
+        if (me < grid.m * grid.n) {
+            const Range tiles = split(count, grid.m, me / grid.n, kPanelMr);
+            const Range panels = split(p.panels(), grid.n, me % grid.n);
+            bad = bad + run_few(call, static_cast<const T*>(weight), data, first, tiles, panels, t);
+        }
+#pragma omp barrier
+    }
+    const float sum = bad.sum();
+    return sum == 0.0f;
+}
+
+void run(const Conv2dShape& shape, bool forward, const void* src, const void* weight, const void* bias,
          const void* residual, void* dst, void* workspace, int64_t threads, bool prepacked) {
-    const Problem p = make_problem(s, forward);
-    if (s.n * p.dst_h * p.dst_w * p.dst_c == 0) return;
+    Problem p = make_problem(shape, forward);
+    if (shape.n * p.dst_h * p.dst_w * p.dst_c == 0) return;
+    // What reads the weight itself finds it as the pack keeps it.
+    p.s = fallback_shape(shape, prepacked);
+    const void* w = prepacked ? static_cast<const float*>(weight) + filter_floats(p) : weight;
+    const bool makes = makes_filters(p, prepacked);
     Arena arena = {static_cast<char*>(workspace)};
     const Buffers b = take_buffers(p, arena, prepacked);
     std::memset(b.zero, 0, size_t(p.padded_c) * 4);
-    if (bias) expand_bias(s.dtype, bias, p.dst_c, b.bias);
-    const Call call = {p, prepacked ? static_cast<const float*>(weight) : b.filters, bias ? b.bias : nullptr,
-                       src, residual, dst};
+    if (bias) expand_bias(shape.dtype, bias, p.dst_c, b.bias);
+    const float* filters = prepacked ? static_cast<const float*>(weight) : b.filters;
+    const Call call = {p, filters, bias ? b.bias : nullptr, src, residual, dst};
     bool finite = true;
 #pragma omp parallel num_threads(int(threads)) if (threads > 1) reduction(&& : finite)
     {
         const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
         Arena mine = arena;
-        for (int64_t i = 0; i < me; ++i) take_scratch(p, mine);
-        const Scratch t = take_scratch(p, mine);
-        if (!prepacked) {
-            DLPERF_DTYPE_SWITCH(s.dtype, pack_filters(p, static_cast<const T*>(weight), b.filters, team, me))
+        const auto take = makes ? take_few_scratch : take_scratch;
+        for (int64_t i = 0; i < me; ++i) take(p, mine);
+        const Scratch t = take(p, mine);
+        if (makes) {
+            DLPERF_DTYPE_SWITCH(shape.dtype, finite = run_making_filters<T>(call, w, b.zero, b.data, t, team, me))
+        } else {
+            if (!prepacked) {
+                DLPERF_DTYPE_SWITCH(shape.dtype, pack_filters(p, static_cast<const T*>(weight), b.filters, team, me))
 #pragma omp barrier
-        }
-        const Grid grid = row_grid(p.tiles.count, p.panels(), p.src_c * 4, p.src_c * kPanel * 4, team);
-        if (me < grid.m * grid.n) {
-            const Range tiles = split(p.tiles.count, grid.m, me / grid.n, kPanelMr);
-            const Range panels = split(p.panels(), grid.n, me % grid.n);
-            DLPERF_DTYPE_SWITCH(s.dtype, finite = run_blocks<T>(call, b.zero, tiles, panels, t))
+            }
+            const Grid grid = row_grid(p.tiles.count, p.panels(), p.src_c * 4, p.src_c * kPanel * 4, team);
+            if (me < grid.m * grid.n) {
+                const Range tiles = split(p.tiles.count, grid.m, me / grid.n, kPanelMr);
+                const Range panels = split(p.panels(), grid.n, me % grid.n);
+                DLPERF_DTYPE_SWITCH(shape.dtype, finite = run_blocks<T>(call, b.zero, tiles, panels, t))
+            }
         }
     }
     if (finite) return;
     // An infinity or NaN spreads over its whole tile here: the direct sum puts it where it belongs.
-    const Conv2dShape f = fallback_shape(s, prepacked);
-    const void* w = prepacked ? static_cast<const float*>(weight) + kPoints * p.point_step : weight;
-    const auto direct = forward ? conv2d_table.forward : conv2d_table.bwd_input;
-    direct(f, src, w, bias, residual, dst, workspace, threads, false);
+    const auto run_direct = forward ? conv2d_table.forward : conv2d_table.bwd_input;
+    run_direct(p.s, src, w, bias, residual, dst, workspace, threads, false);
 }
 
 void forward(const Conv2dShape& s, const void* x, const void* w, const void* bias, const void* residual, void* y,

@@ -263,11 +263,10 @@ void winograd_bwd_weight(const Conv2dShape& s, const void* gy, const void* x, vo
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
             const int64_t first = chunk * p.chunk, count = min64(p.chunk, p.tiles.count - first);
             const Range mine = split(count, team, me);
-            DLPERF_DTYPE_SWITCH(s.dtype,
-                                transform_data(p.tiles, static_cast<const T*>(x), b.zero, first + mine.begin,
-                                               mine.end - mine.begin, b.data + mine.begin * p.padded_c, p.data_step);
-                                transform_gradient(p, static_cast<const T*>(gy), b.zero, first, count, mine,
-                                                   b.gradient))
+            DLPERF_DTYPE_SWITCH(
+                s.dtype, transform_data(p.tiles, static_cast<const T*>(x), b.zero, first + mine.begin,
+                                        mine.end - mine.begin, b.data + mine.begin * p.padded_c, p.data_step);
+                transform_gradient(p, static_cast<const T*>(gy), b.zero, first, count, mine, b.gradient))
 #pragma omp barrier
             // A smaller team than was planned for takes several parts each.
             for (int64_t part = me; part < parts.m * parts.n; part += team) {
@@ -282,8 +281,8 @@ void winograd_bwd_weight(const Conv2dShape& s, const void* gy, const void* x, vo
                     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
                         multiply(p, b, t, acc, count, block, panel, chunk == 0);
                         if (chunk == chunks - 1) {
-                            DLPERF_DTYPE_SWITCH(
-                                s.dtype, bad = bad + write_weights(p, t, acc, block, panel, static_cast<T*>(gw)))
+                            DLPERF_DTYPE_SWITCH(s.dtype,
+                                                bad = bad + write_weights(p, t, acc, block, panel, static_cast<T*>(gw)))
                         }
                         if (chunks > 1) acc += kPoints * t.acc_step;
                     }

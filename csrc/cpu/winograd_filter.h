@@ -1,0 +1,128 @@
+// The filters of Winograd's F(4x4, 3x3): G g G^T, for both directions.
+#pragma once
+
+#include "cpu/winograd_impl.h"
+
+namespace dlperf::DLPERF_ISA_NS::winograd {
+
+// A convolution of stride 1 from src to dst: the input's gradient is one over gy, with flipped filters.
+struct Problem {
+    Conv2dShape s;
+    bool forward;
+    int64_t src_c, dst_h, dst_w, dst_c;
+    TileGrid tiles;
+    int64_t padded_c;    // of a row of transformed data, whole vectors
+    int64_t point_step;  // floats from one point's packed filters to the next's
+
+    int64_t panels() const { return ceil_div(dst_c, kPanel); }
+};
+
+static inline Problem make_problem(const Conv2dShape& s, bool forward) {
+    Problem p;
+    p.s = s;
+    p.forward = forward;
+    p.src_c = forward ? s.c : s.k;
+    p.dst_h = forward ? s.oh : s.h;
+    p.dst_w = forward ? s.ow : s.w;
+    p.dst_c = forward ? s.k : s.c;
+    p.tiles = make_tile_grid(s.n, forward ? s.h : s.oh, forward ? s.w : s.ow, p.src_c, forward ? s.pad_h : 2 - s.pad_h,
+                             forward ? s.pad_w : 2 - s.pad_w, p.dst_h, p.dst_w);
+    p.padded_c = round_up(p.src_c, Vec::W);
+    // One cache line over, so that the 36 streams of a transform don't meet in one set of the cache.
+    p.point_step = round_up(packed_floats(1, p.src_c, p.dst_c, false), 16) + 16;
+    return p;
+}
+
+// The nine taps of `lanes` filters lane_step apart, in the order of the forward pass or flipped.
+template <class T>
+static DLPERF_INLINE void load_taps(const Conv2dShape& s, const T* w, int64_t lane_step, int64_t lanes, bool flip,
+                                    Vec (&g)[9]) {
+    if (lane_step != 1 && s.w_s == 1 && s.w_r == 3 && Vec::W >= 8) {
+        Vec r[Vec::W], last[Vec::W];
+        for (int i = 0; i < Vec::W; ++i) {
+            r[i] = i < lanes ? load_some(w + i * lane_step, min64(9, Vec::W)) : Vec::zero();
+            if (Vec::W < 9) last[i] = i < lanes ? Vec::set1(to_float(w[i * lane_step + 8])) : Vec::zero();
+        }
+        transpose(r);
+        if (Vec::W < 9) transpose(last);
+#pragma GCC unroll 9
+        for (int t = 0; t < 9; ++t) g[flip ? 8 - t : t] = t < Vec::W ? r[t % Vec::W] : last[0];
+        return;
+    }
+#pragma GCC unroll 9
+    for (int t = 0; t < 9; ++t) {
+        const T* tap = w + t / 3 * s.w_r + t % 3 * s.w_s;
+        Vec v;
+        if (lane_step == 1) {
+            v = load_some(tap, lanes);
+        } else {
+            alignas(64) float lane[Vec::W] = {0};
+            for (int i = 0; i < Vec::W && i < lanes; ++i) lane[i] = to_float(tap[i * lane_step]);
+            v = Vec::load(lane);
+        }
+        g[flip ? 8 - t : t] = v;
+    }
+}
+
+// G g G^T of one vector of filters, to the same place of each point's pack.
+static DLPERF_INLINE void transform_filter(const Vec (&g)[9], float* out, int64_t point_step) {
+    Vec rows[3][kIn];
+#pragma GCC unroll 3
+    for (int i = 0; i < 3; ++i) {
+        const Vec line[3] = {g[3 * i], g[3 * i + 1], g[3 * i + 2]};
+        filter_line(line, rows[i]);
+    }
+#pragma GCC unroll 6
+    for (int j = 0; j < kIn; ++j) {
+        const Vec line[3] = {rows[0][j], rows[1][j], rows[2][j]};
+        Vec u[kIn];
+        filter_line(line, u);
+#pragma GCC unroll 6
+        for (int i = 0; i < kIn; ++i) u[i].store(out + (i * kIn + j) * point_step);
+    }
+}
+
+// The taps of `lanes` filters and `units` neighbouring channels, which lie next to each other: out[tap][unit][lane].
+template <class T>
+static void load_taps_across(const Conv2dShape& s, const T* w, int64_t lane_step, int64_t lanes, int64_t units,
+                             bool flip, float* out) {
+    for (int t = 0; t < 9; ++t) {
+        const T* tap = w + t / 3 * s.w_r + t % 3 * s.w_s;
+        Vec r[Vec::W];
+        for (int i = 0; i < Vec::W; ++i) r[i] = i < lanes ? load_some(tap + i * lane_step, units) : Vec::zero();
+        transpose(r);
+        float* to = out + (flip ? 8 - t : t) * Vec::W * Vec::W;
+        for (int i = 0; i < Vec::W; ++i) r[i].store(to + i * Vec::W);
+    }
+}
+
+// Filters n .. n + W - 1 by channels u0 .. u1 - 1, every point: channel u0's vector at `out`, the next `width` floats
+// on.
+template <class T>
+static void transform_filters(const Problem& p, const T* weight, int64_t n, int64_t u0, int64_t u1, float* out,
+                              int64_t width, int64_t point_step) {
+    const Conv2dShape& s = p.s;
+    const int64_t lane_step = p.forward ? s.w_k : s.w_c, unit_step = p.forward ? s.w_c : s.w_k;
+    const T* w = weight + n * lane_step;
+    if (unit_step == 1 && lane_step != 1) {
+        for (int64_t begin = u0; begin < u1; begin += Vec::W) {
+            alignas(64) float taps[9 * Vec::W * Vec::W];
+            const int64_t units = min64(Vec::W, u1 - begin);
+            load_taps_across(s, w + begin, lane_step, p.dst_c - n, units, !p.forward, taps);
+            for (int64_t u = 0; u < units; ++u, out += width) {
+                Vec g[9];
+#pragma GCC unroll 9
+                for (int t = 0; t < 9; ++t) g[t] = Vec::load(taps + (t * Vec::W + u) * Vec::W);
+                transform_filter(g, out, point_step);
+            }
+        }
+        return;
+    }
+    for (int64_t u = u0; u < u1; ++u, out += width) {
+        Vec g[9];
+        load_taps(s, w + u * unit_step, lane_step, p.dst_c - n, !p.forward, g);
+        transform_filter(g, out, point_step);
+    }
+}
+
+}  // namespace dlperf::DLPERF_ISA_NS::winograd
