@@ -28,13 +28,17 @@ def _cached(x: Tensor, size, strides, dtype: torch.dtype) -> Tensor | None:
     """Uninitialised memory from the cache, or None where torch is to allocate."""
     if C is None or not x.is_cpu or type(x) not in _PLAIN or dtype not in _CODES:
         return None
-    elements = 1
-    for n in size:
-        elements *= n
-    if elements * dtype.itemsize < SMALLEST or torch.are_deterministic_algorithms_enabled():
+    if _bytes(size, dtype) < SMALLEST or torch.are_deterministic_algorithms_enabled():
         return None
     capsule = C.empty(size, strides, _CODES[dtype])
     return None if capsule is None else _from_dlpack(capsule)
+
+
+def _bytes(size, dtype: torch.dtype) -> int:
+    count = dtype.itemsize
+    for n in size:
+        count *= n
+    return count
 
 
 def new_empty_strided(x: Tensor, size, strides, dtype: torch.dtype | None = None) -> Tensor:
@@ -51,19 +55,20 @@ def new_empty_strided(x: Tensor, size, strides, dtype: torch.dtype | None = None
 def new_empty(x: Tensor, size, memory_format=torch.contiguous_format, dtype: torch.dtype | None = None) -> Tensor:
     """``torch.empty(size, memory_format=...)`` of x's dtype and device, from the cache where it is large."""
     dtype = dtype or x.dtype
-    out = None
-    if x.is_cpu and type(x) in _PLAIN:
+    if x.is_cpu and type(x) in _PLAIN and _bytes(size, dtype) >= SMALLEST:
         strides = _strides(size, memory_format)
         out = None if strides is None else _cached(x, size, strides, dtype)
-    if out is None:
-        out = torch.empty(size, dtype=dtype, device=x.device, memory_format=memory_format)
-    return out
+        if out is not None:
+            return out
+    if memory_format is torch.contiguous_format:
+        return x.new_empty(size, dtype=dtype)
+    return torch.empty(size, dtype=dtype, device=x.device, memory_format=memory_format)
 
 
 def empty_like(x: Tensor, memory_format=torch.preserve_format) -> Tensor:
     """``torch.empty_like(x, memory_format=...)``, from the cache where it is large."""
     out = None
-    if x.is_cpu and type(x) in _PLAIN:
+    if x.is_cpu and type(x) in _PLAIN and _bytes(x.shape, x.dtype) >= SMALLEST:
         if memory_format is not torch.preserve_format:
             strides = _strides(x.shape, memory_format)
         elif x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):

@@ -40,10 +40,10 @@ def batch_norm_bwd_empty(gy, x, y, mean, var, weight, bias, eps, training, wante
     format = memory_format(x)
     channels = x.shape[1]
     return (
-        torch.empty_like(x, memory_format=format) if wanted[0] else x.new_empty(0),
+        empty_like(x, memory_format=format) if wanted[0] else x.new_empty(0),
         (x if weight is None else weight).new_empty(channels if wanted[1] else 0),
         (x if bias is None else bias).new_empty(channels if wanted[2] else 0),
-        torch.empty_like(x, memory_format=format) if wanted[3] else x.new_empty(0),
+        empty_like(x, memory_format=format) if wanted[3] else x.new_empty(0),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..memory import empty_like
 from ._checks import check_floating, check_same_device, check_tensor, describe
 from ._frame import Operator, backward_through_reference, save_inputs
 
@@ -50,8 +51,8 @@ cross_entropy_op = Operator(
 
 
 def cross_entropy_bwd_empty(gloss, x, target, weight, saved, reduction, ignore, smoothing, to_target):
-    gx = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return gx, torch.empty_like(gx) if to_target else x.new_empty([0])
+    gx = empty_like(x, memory_format=torch.contiguous_format)
+    return gx, empty_like(gx) if to_target else x.new_empty([0])
 
 
 cross_entropy_bwd = Operator(

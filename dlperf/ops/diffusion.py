@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..memory import empty_like
 from ._frame import Operator, backward_through_reference, save_inputs
-from .group_norm import memory_format
+from .batch_norm import memory_format
 
 
 def diffusion_step_empty(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..memory import empty_like, new_empty
 from ._checks import check_floating, describe
 from ._frame import Operator, backward_through_reference, save_inputs
-from .group_norm import memory_format
+from .batch_norm import memory_format
 
 
 def _format(x: Tensor, dim: int) -> torch.memory_format:
@@ -18,11 +19,11 @@ def _format(x: Tensor, dim: int) -> torch.memory_format:
 def glu_empty(x: Tensor, dim: int, kind: str) -> Tensor:
     shape = list(x.shape)
     shape[dim] = shape[dim] // 2
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_format(x, dim))
+    return new_empty(x, shape, _format(x, dim))
 
 
 def glu_bwd_empty(gy: Tensor, x: Tensor, dim: int, kind: str) -> Tensor:
-    return torch.empty_like(x, memory_format=_format(x, dim))
+    return empty_like(x, memory_format=_format(x, dim))
 
 
 def _backward(ctx, gy):

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 
 from ..memory import empty_like
 from . import activation as _activation
 from ._checks import check_floating, describe
 from ._frame import Operator, backward_through_reference, save_inputs
+from .batch_norm import memory_format
 from .layer_norm import check_affine_dtypes
 
 # What the kernels fuse; the other activations without a parameter run after the norm.
 FUSED = ("none", "relu", "silu")
 ALLOWED = tuple(kind for kind in _activation.KINDS if kind not in ("leaky_relu", "elu", "softplus"))
-
-
-def memory_format(x: Tensor) -> torch.memory_format:
-    """channels_last (or channels_last_3d) where x lies so, else contiguous."""
-    if x.ndim < 4 or x.is_contiguous():
-        return torch.contiguous_format
-    return suggest_memory_format(x)
 
 
 def group_norm_empty(x: Tensor, weight, bias, groups, eps, activation) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from ..memory import new_empty
 from ._checks import check_floating, check_same_device, check_tensor, describe
 from ._frame import Operator, autocast_dtype, backward_through_reference, save_inputs
 from .activation import softplus
@@ -19,12 +20,12 @@ _WARNS = ("mse", "l1", "smooth_l1", "huber")  # of a target of another shape, as
 
 
 def pair_loss_empty(x: Tensor, target: Tensor, kind, param, reduction) -> Tensor:
-    return x.new_empty(x.shape if reduction == 0 else ())
+    return new_empty(x, x.shape if reduction == 0 else ())
 
 
 def pair_loss_bwd_empty(gy, x, target, kind, param, reduction, wanted) -> tuple[Tensor, Tensor]:
     """The gradients of x and target; the one that is not wanted has no elements."""
-    return x.new_empty(x.shape if wanted[0] else 0), x.new_empty(x.shape if wanted[1] else 0)
+    return tuple(new_empty(x, x.shape if w else (0,)) for w in wanted)
 
 
 def _pair_backward(ctx, gy):
@@ -88,7 +89,7 @@ nll_loss_op = Operator(
 nll_loss_bwd = Operator(
     "nll_loss_bwd(Tensor gy, Tensor target, Tensor? weight, Tensor total_weight, SymInt[] x_size, int ignore_index, "
     "int reduction) -> Tensor",
-    fake=lambda gy, target, weight, total_weight, x_size, ignore_index, reduction: gy.new_empty(x_size),
+    fake=lambda gy, target, weight, total_weight, x_size, ignore_index, reduction: new_empty(gy, x_size),
     setup=_nll_bwd_setup,
     backward=_nll_bwd_backward,
 )

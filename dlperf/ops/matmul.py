@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..memory import new_empty
 from ._checks import describe
 from ._epilogue import (
     cast_for_autocast,
@@ -23,12 +24,12 @@ from .channel_sum import channel_sum
 
 def linear_empty(x: Tensor, weight: Tensor, *_) -> Tensor:
     """[*, out_features], contiguous."""
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+    return new_empty(x, (*x.shape[:-1], weight.shape[0]))
 
 
 def bmm_empty(a: Tensor, b: Tensor, *_) -> Tensor:
     """[*, M, N], contiguous."""
-    return a.new_empty((*a.shape[:-1], b.shape[-1]))
+    return new_empty(a, (*a.shape[:-1], b.shape[-1]))
 
 
 def _rows(x: Tensor) -> Tensor:

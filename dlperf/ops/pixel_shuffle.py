@@ -7,7 +7,7 @@ from torch import Tensor
 from ..memory import new_empty
 from ._checks import check_tensor, describe
 from ._frame import Operator
-from .group_norm import memory_format
+from .batch_norm import memory_format
 
 
 def pixel_shuffle_empty(x: Tensor, r: int) -> Tensor:

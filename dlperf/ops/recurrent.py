@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ..memory import new_empty
 from ._checks import check_floating, describe
 from ._epilogue import cast_for_autocast, check_operands
 from ._frame import Operator, backward_through_reference, save_inputs
@@ -24,13 +25,16 @@ def recurrent_empty(x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, cell, revers
     What a cell has not, or backward will not ask for, has no elements.
     """
     rows, hidden = x.shape[:-1].numel(), h0.shape[-1]
-    empty = x.new_empty
+
+    def empty(*size) -> Tensor:
+        return new_empty(x, size)
+
     return (
-        empty((*x.shape[:-1], hidden)),
-        empty(h0.shape),
-        empty(h0.shape if cell == "lstm" else 0),
-        empty((rows, GATES[cell] * hidden) if save and GATES[cell] > 1 else 0),
-        empty((rows, KEPT[cell] * hidden) if save else 0),
+        empty(*x.shape[:-1], hidden),
+        empty(*h0.shape),
+        empty(*(h0.shape if cell == "lstm" else (0,))),
+        empty(*((rows, GATES[cell] * hidden) if save and GATES[cell] > 1 else (0,))),
+        empty(*((rows, KEPT[cell] * hidden) if save else (0,))),
     )
 
 
@@ -39,7 +43,7 @@ def recurrent_bwd_empty(
 ) -> tuple[Tensor, ...]:
     """Gradients of x, h0, c0, w_ih, w_hh, b_ih, b_hh; the ones that are not wanted have no elements."""
     inputs = (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
-    return tuple(x.new_empty(t.shape if w else 0) for t, w in zip(inputs, wanted, strict=True))
+    return tuple(new_empty(x, t.shape if w else (0,)) for t, w in zip(inputs, wanted, strict=True))
 
 
 def _setup(ctx, args, output):

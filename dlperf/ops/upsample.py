@@ -10,7 +10,7 @@ from torch import Tensor
 from ..memory import new_empty
 from ._checks import check_tensor
 from ._frame import Operator
-from .group_norm import memory_format
+from .batch_norm import memory_format
 
 # torch's modes by the number of spatial dimensions, and the operator's name for them.
 MODES = {

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import torch
 
+from ...memory import new_empty
 from ...ops.loss import KINDS, nll_loss_empty, pair_loss_bwd_empty, pair_loss_empty
 from ._library import FLOATS, C
 
@@ -81,7 +82,7 @@ def nll_loss(x, target, weight, ignore_index, reduction):
 
 
 def nll_loss_bwd(gy, target, weight, total_weight, x_size, ignore_index, reduction):
-    gx = gy.new_empty(x_size)
+    gx = new_empty(gy, x_size)
     gy, target = gy.contiguous(), target.contiguous()
     weight = None if weight is None else weight.contiguous()
     C.nll_backward(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...memory import empty_like, new_empty
 from ...ops.recurrent import CELLS, GATES, check_batch_sizes, recurrent_empty
 from ._library import FLOATS, C
 from .channel_sum import channel_sum
@@ -45,7 +46,6 @@ def recurrent(x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, cell, reverse, sav
     carried = _float_state(c0) if lstm else _float_state(h0) if cell == "gru" else None
     if y.numel():
         w_hh, b_hh = w_hh.contiguous(), None if b_hh is None else b_hh.contiguous()
-        workspace = torch.empty(C.recurrent_workspace(shape, False), dtype=torch.uint8)
         C.recurrent_forward(
             shape,
             gates.data_ptr(),
@@ -55,7 +55,7 @@ def recurrent(x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, cell, reverse, sav
             _address(carried),
             y.data_ptr(),
             kept.data_ptr(),
-            workspace.data_ptr(),
+            C.scratch(C.recurrent_workspace(shape, False)),
         )
     if lstm:
         c = carried.to(x.dtype)
@@ -66,8 +66,8 @@ def recurrent_bwd(gy, gh, gc, x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, y,
     lstm, gru, hidden = cell == "lstm", cell == "gru", h0.shape[1]
     shape, batch_sizes = _shape(x, h0, batch_sizes, cell, reverse)
     rows = y.shape[:-1].numel()
-    d = x.new_empty(rows, w_ih.shape[0])
-    d_hidden = torch.empty_like(d) if gru else d
+    d = new_empty(x, (rows, w_ih.shape[0]))
+    d_hidden = empty_like(d) if gru else d
     # What the kernels call carried: lstm's gradient of c, gru's of h past W_hh.
     last_carried, last_product = (gh, None) if gru else (gc, gh)
     product = x.new_zeros(h0.shape) if last_product is None else last_product.clone(memory_format=_DENSE)
@@ -76,7 +76,6 @@ def recurrent_bwd(gy, gh, gc, x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, y,
         carried = torch.zeros(h0.shape, dtype=torch.float32) if last_carried is None else _float_state(last_carried)
     if y.numel():
         gy, w_hh = None if gy is None else gy.contiguous(), w_hh.contiguous()
-        workspace = torch.empty(C.recurrent_workspace(shape, True), dtype=torch.uint8)
         C.recurrent_backward(
             shape,
             _address(gy),
@@ -88,7 +87,7 @@ def recurrent_bwd(gy, gh, gc, x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, y,
             _address(carried),
             d.data_ptr(),
             d_hidden.data_ptr(),
-            workspace.data_ptr(),
+            C.scratch(C.recurrent_workspace(shape, True)),
         )
     grads = [None if w else x.new_empty(0) for w in wanted]
     if wanted[0]:
