@@ -128,6 +128,21 @@ def test_memory_format_is_kept(shape, memory_format):
     assert gx.stride() == x.stride()
 
 
+@pytest.mark.parametrize("last", [(False, True), (True, False), (True, True)], ids=str)
+@pytest.mark.parametrize(
+    "size, filter", [((2, 4, 5, 6), (3, 4, 3, 3)), ((2, 1, 5, 6), (8, 1, 3, 3)), ((2, 4, 5, 6), (3, 4, 1, 1))]
+)
+def test_either_operand_makes_the_result_channels_last(size, filter, last, kernels):
+    """A model moved to channels_last runs so from its first layer on, whatever its input."""
+    x, weight = torch.randn(size), torch.randn(filter)
+    x = torch.empty(size, memory_format=LAST).copy_(x) if last[0] else x
+    weight = torch.empty(filter, memory_format=LAST).copy_(weight) if last[1] else weight
+    y = F.conv2d(x, weight, padding=1)
+    assert y.is_contiguous(memory_format=LAST)
+    assert y.stride() == T.conv2d(x, weight, padding=1).stride()
+    assert_matches(y, T.conv2d(x.double(), weight.double(), padding=1), reduction=filter[1] * 9)
+
+
 def test_a_slice_of_channels_is_still_channels_last():
     x = torch.randn(2, 8, 5, 6).contiguous(memory_format=LAST)[:, :4]
     assert F.conv2d(x, torch.randn(3, 4, 1, 1)).is_contiguous(memory_format=LAST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -60,3 +61,18 @@ def check_same_dtype(op: str, **named) -> None:
                 f"{op}(): expected '{name}' to have the dtype of '{first[0]}' "
                 f"({str(first[1].dtype).removeprefix('torch.')}), got {describe(x)}"
             )
+
+
+def broadcast_shape(a, b) -> torch.Size:
+    """``torch.broadcast_shapes(a, b)``, which takes many times as long. Raises RuntimeError."""
+    if not all(type(n) is int for n in (*a, *b)):  # symbols of a trace
+        return torch.broadcast_shapes(a, b)
+    if len(a) < len(b):
+        a, b = b, a
+    shape = list(a)
+    for i, n in enumerate(b, len(a) - len(b)):
+        if shape[i] == 1:
+            shape[i] = n
+        elif n != 1 and n != shape[i]:
+            raise RuntimeError(f"shapes {tuple(a)} and {tuple(b)} do not broadcast")
+    return torch.Size(shape)

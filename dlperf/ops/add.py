@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..memory import empty_like
-from ._checks import check_same_device, check_tensor
+from ._checks import broadcast_shape, check_same_device, check_tensor
 from ._epilogue import gradient_before
 from ._frame import Operator
 from .channel_sum import channel_sum
@@ -81,7 +81,7 @@ def add(input: Tensor, other: Tensor, *, alpha: float = 1, activation: str | Non
         input, other = input.to(device), other.to(device)
     if input.shape != other.shape:
         try:
-            shape = torch.broadcast_shapes(input.shape, other.shape)
+            shape = broadcast_shape(input.shape, other.shape)
         except RuntimeError:
             raise RuntimeError(
                 f"add(): expected shapes that broadcast, got 'input' {tuple(input.shape)} and 'other' "

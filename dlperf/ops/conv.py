@@ -30,18 +30,23 @@ def keeps_channels_last(x: Tensor) -> bool:
     return sc > 0 and c * sc <= sw and w * sw <= sh and sc != h * sh <= sn
 
 
+def _result_last(x: Tensor, weight: Tensor) -> bool:
+    """torch's rule: channels last where the input or the weight is."""
+    return keeps_channels_last(x) or keeps_channels_last(weight)
+
+
 def _empty(x: Tensor, size, channels_last: bool) -> Tensor:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return new_empty(x, size, memory_format)
 
 
 def conv2d_empty(x: Tensor, weight: Tensor, bias, residual, stride, padding, dilation, *_) -> Tensor:
-    """[N, K, P, Q], in x's memory format."""
+    """[N, K, P, Q], channels last where x or the weight is."""
     n, _, h, w = x.shape
     k, _, r, s = weight.shape
     p = (h + 2 * padding[0] - dilation[0] * (r - 1) - 1) // stride[0] + 1
     q = (w + 2 * padding[1] - dilation[1] * (s - 1) - 1) // stride[1] + 1
-    return _empty(x, (n, k, p, q), keeps_channels_last(x))
+    return _empty(x, (n, k, p, q), _result_last(x, weight))
 
 
 def conv2d_bwd_input_empty(gy, weight, input_size, stride, padding, dilation, groups, channels_last) -> Tensor:
@@ -53,12 +58,12 @@ def conv2d_bwd_weight_empty(gy, x, weight_size, stride, padding, dilation, group
 
 
 def conv_transpose2d_empty(x, weight, bias, stride, padding, output_padding, dilation, groups, *_) -> Tensor:
-    """[N, K, H, W], in x's memory format."""
+    """[N, K, H, W], channels last where x or the weight is."""
     n, _, p, q = x.shape
     _, k, r, s = weight.shape
     h = (p - 1) * stride[0] - 2 * padding[0] + dilation[0] * (r - 1) + output_padding[0] + 1
     w = (q - 1) * stride[1] - 2 * padding[1] + dilation[1] * (s - 1) + output_padding[1] + 1
-    return _empty(x, (n, k * groups, h, w), keeps_channels_last(x))
+    return _empty(x, (n, k * groups, h, w), _result_last(x, weight))
 
 
 def _conv2d_setup(ctx, args, output):
@@ -212,7 +217,7 @@ def conv2d(
     """act(input * weight + bias + residual), the cross-correlation that torch.nn.functional.conv2d computes.
 
     Args:
-        input: [N, C, H, W] or [C, H, W], contiguous or channels_last: the result keeps the memory format.
+        input: [N, C, H, W] or [C, H, W]. The result is channels_last where input or weight is, as torch's.
         weight: [K, C / groups, R, S], in any layout.
         bias: [K].
         stride, dilation: a number or one per dimension.
@@ -287,7 +292,7 @@ def conv_transpose2d(
     """act(input transposed-convolved with weight + bias), as torch.nn.functional.conv_transpose2d.
 
     Args:
-        input: [N, C, P, Q] or [C, P, Q], contiguous or channels_last: the result keeps the memory format.
+        input: [N, C, P, Q] or [C, P, Q]. The result is channels_last where input or weight is, as torch's.
         weight: [C, K / groups, R, S], in any layout.
         bias: [K].
         stride, padding, dilation: of the convolution that this is the gradient of; a number or one per dimension.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..memory import new_empty
-from ._checks import describe
+from ._checks import broadcast_shape, describe
 from ._epilogue import (
     cast_for_autocast,
     check_activation,
@@ -275,7 +275,7 @@ def _batch_size(input: Tensor, other: Tensor) -> torch.Size:
     if mine == theirs:
         return mine
     try:
-        return torch.broadcast_shapes(mine, theirs)
+        return broadcast_shape(mine, theirs)
     except RuntimeError:
         raise RuntimeError(
             f"matmul(): expected the batch dimensions of 'input' and 'other' to broadcast, got {describe(input)} "
