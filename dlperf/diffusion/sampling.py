@@ -17,7 +17,7 @@ SCHEDULERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler, "dpm": DPMSolverMult
 
 
 def sample(
-    model: torch.nn.Module,
+    model: torch.nn.Module | Callable,
     shape: Sequence[int],
     steps: int = 50,
     scheduler="ddim",
@@ -38,12 +38,14 @@ def sample(
 
     Args:
         model: called as model(x, t) or model(x, t, labels) with t int64 (N,); it gives the prediction, or diffusers'
-            output with ``.sample``. It is optimized for inference, unless ``dlperf.optimize`` already did: do that
-            once if you call this often.
+            output with ``.sample``. A module is optimized for inference, unless ``dlperf.optimize`` already did: do
+            that once if you call this often. Any other callable is called as it is.
         shape: (N, C, H, W).
         steps: how many of the training's timesteps are visited.
         scheduler: "ddim", "ddpm" or "dpm", or a scheduler of dlperf.diffusion.
-        guidance_scale: above 1, classifier-free guidance; the model needs ``null_label``, the label of no class.
+        guidance_scale: above 1, classifier-free guidance; the model needs ``null_label``, the label of no class. A
+            guided x_0 leaves the range of pictures; where DDIM clips it, epsilon then follows from the clipped x_0,
+            unless ``use_clipped_model_output=False`` is given: with the epsilon from before, digits fall apart.
         class_labels: int64 (N,).
         seed: an int, or {seed, offset} as two int64.
         progress: shows a bar.
@@ -64,8 +66,10 @@ def sample(
         raise ValueError(f"sample(): expected 'class_labels' with guidance_scale={guidance_scale}")
     if guided and getattr(model, "null_label", None) is None:
         raise ValueError("sample(): expected a model with 'null_label', the label of no class, for guidance")
-    if not isinstance(model, InferenceModel):
+    if isinstance(model, torch.nn.Module) and not isinstance(model, InferenceModel):
         model = optimize(model.to(device), mode="inference")
+    if guided and isinstance(scheduler, DDIMScheduler):
+        step_arguments = {"use_clipped_model_output": True, **step_arguments}
     scheduler.set_timesteps(steps, device=device)
     loop = _Loop(model, shape, labels, guidance_scale if guided else None, device)
     x = initial_noise(shape, seed := seed_offset(seed, device), device=device, first_sample=first_sample)
