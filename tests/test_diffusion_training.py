@@ -55,12 +55,11 @@ def test_resumes_bit_for_bit(changes, tmp_path):
         assert torch.equal(whole.ema[name], resumed.ema[name]), name
 
 
-def test_the_loss_falls_on_real_digits():
+@pytest.mark.parametrize("model", [TINY | {"widths": [16, 16]}, TINY_DIT | {"patch": 2, "width": 48}])
+def test_the_loss_falls_on_real_digits(model):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    run = Trainer(
-        TrainConfig(TINY | {"classes": 10, "widths": [16, 16]}, batch=32, warmup=5, lr=4e-3), data.read("digits")
-    )
-    _steps(run, 60)
+    config = TrainConfig(model | {"classes": 10}, batch=32, warmup=5, lr=4e-3)
+    run = _steps(Trainer(config, data.read("digits")), 60)
     assert np.mean(run.losses[-10:]) < 0.6 * np.mean(run.losses[:5])
 
 
@@ -184,6 +183,66 @@ def test_ctrl_c_saves_and_the_run_goes_on(tmp_path):
     assert "Traceback" not in printed
     run = Trainer.resume(path, data.read("digits"))
     assert run.step_count == len(run.losses) >= 1
+
+
+DIT_COMMAND = ["train-ddpm", "--model", "dit", "--batch", "4", "--save-every", "1", "--steps"]
+
+
+def test_a_killed_run_resumes_to_the_same_losses(tmp_path):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    pytest.importorskip("matplotlib", reason="the losses are drawn with matplotlib")
+    command = [sys.executable, "-m", "dlperf.cli", *DIT_COMMAND, "100000", "--out", str(tmp_path / "killed")]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    path = tmp_path / "killed" / "checkpoint.safetensors"
+    try:
+        for _ in range(600):
+            if path.exists() or worker.poll() is not None:
+                break
+            time.sleep(0.1)
+        time.sleep(0.35)
+    finally:
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    steps = checkpoint.load(path)[1]["step"] + 2
+    assert main([*DIT_COMMAND, str(steps), "--out", str(tmp_path / "killed")]) == 0
+    assert main([*DIT_COMMAND, str(steps), "--out", str(tmp_path / "whole")]) == 0
+    killed, whole = (checkpoint.load(tmp_path / name / "checkpoint.safetensors")[0] for name in ("killed", "whole"))
+    assert len(whole["losses"]) == steps and killed.keys() == whole.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, killed[name]), name
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    pytest.importorskip("matplotlib", reason="the losses are drawn with matplotlib")
+    command = [*DIT_COMMAND, "4", "--out", str(tmp_path)]
+    written, flush = [], os.fsync
+
+    def full(handle):
+        written.append(handle)
+        if len(written) > 4:  # a checkpoint flushes its file and its folder
+            raise OSError(errno.ENOSPC, "No space left on device")
+        flush(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert main(command) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert checkpoint.load(tmp_path / "checkpoint.safetensors")[1]["step"] == 2
+    assert main(command) == 0
+    assert checkpoint.load(tmp_path / "checkpoint.safetensors")[1]["step"] == 4
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    loss = Trainer.loss
+    monkeypatch.setattr(Trainer, "loss", lambda run, step: loss(run, step) * (float("inf") if step == 3 else 1.0))
+    assert main([*DIT_COMMAND, "9", "--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr().err
+    assert "step 3" in printed and len(printed.strip().splitlines()) == 1
+    tensors, info = checkpoint.load(tmp_path / "checkpoint.safetensors")
+    assert info["step"] == 3 and all(bool(t.isfinite().all()) for t in tensors.values())
 
 
 # --- readers --------------------------------------------------------------------------------------
@@ -388,6 +447,29 @@ def test_bad_usage_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_pat
     assert main(arguments) == 2
     printed = capsys.readouterr().err
     assert words in printed and len(printed.strip().splitlines()) == 1
+
+
+def test_pictures_that_cannot_be_read_are_counted_or_refused(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="the losses are drawn with matplotlib")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    _write_images(folder)
+    for i in range(7):
+        (folder / "dogs" / f"broken{i}.png").write_bytes(b"no picture")
+    command = ["train-ddpm", "--data", str(folder), "--size", "8", "--batch", "2", "--steps", "1", "--out"]
+    assert main([*command, str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "broken0.png" in printed and "7 images can't be read and were skipped" in printed
+    assert main([*command, str(tmp_path / "strict"), "--strict"]) == 2
+    assert "broken0.png" in capsys.readouterr().err and not (tmp_path / "strict").exists()
+
+
+def test_guidance_without_classes_is_refused(tmp_path, capsys):
+    _trainer(model=TINY | {"classes": 0}).export(tmp_path / "m.safetensors")
+    command = ["sample", str(tmp_path / "m.safetensors"), "--out", str(tmp_path / "grid.png"), "--guidance", "2"]
+    assert main(command) == 2
+    assert "--guidance 2.0: the checkpoint's model has no classes" in capsys.readouterr().err
+    assert main([*command[:-2], "--label", "3"]) == 2
 
 
 def test_training_from_the_command_line_resumes(tmp_path, capsys):
