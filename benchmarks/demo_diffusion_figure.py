@@ -23,13 +23,13 @@ def draw(record: dict, shown: dict, path: Path) -> None:
 
     done = {name: run for name, run in record["runs"].items() if "error" not in run}
     with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(10.5, 7.0))
-        grid = figure.add_gridspec(2, 1, height_ratios=(1, 1.05), hspace=0.3)
+        figure = plt.figure(figsize=(10.5, 6.3))
+        grid = figure.add_gridspec(2, 1, height_ratios=(1, 1.1), hspace=0.22)
         top = grid[0].subgridspec(1, 3, width_ratios=(1.7, 1, 1), wspace=0.32)
         losses(figure.add_subplot(top[0]), done)
         judged = {"real": record["real"], "shipped": record["shipped"], **done}
-        bars(figure.add_subplot(top[1]), judged, "recognised", "{:.1%}", "recognised by a classifier")
-        bars(figure.add_subplot(top[2]), judged, "frechet_distance", "{:.1f}", "Fréchet distance to real digits")
+        bars(figure.add_subplot(top[1]), judged, "recognised", "{:.1%}", "recognised")
+        bars(figure.add_subplot(top[2]), judged, "frechet_distance", "{:.1f}", "Fréchet distance to real")
         bottom = grid[1].subgridspec(1, len(shown), wspace=0.08)
         for place, (name, x) in zip(bottom, shown.items(), strict=False):
             axis = figure.add_subplot(place)
