@@ -403,6 +403,7 @@ def test_dit_samples():
         ({"shape": (0, 1, 8, 8)}, ValueError, "'shape'"),
         ({"steps": 0}, ValueError, "'num_inference_steps'"),
         ({"seed": 1.5}, TypeError, "'seed'"),
+        ({"cuda_graph": True}, ValueError, "'device'"),
     ],
 )
 def test_bad_arguments(tiny, arguments, error, words):
