@@ -117,13 +117,14 @@ def test_sampling_by_a_cuda_graph_is_sampling(guidance):
     assert (plain - graphed).abs().max() < 2 / 255
 
 
-def test_a_seed_gives_the_cpus_picture():
+def test_a_seed_gives_the_cpus_picture(monkeypatch):
     from dlperf.diffusion import models, sample
 
     torch.manual_seed(0)
     config = {"kind": "unet", "widths": [32, 32], "depth": 1, "attention": [1], "groups": 8, "channels": 1}
     model = models.build(config).eval()
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     with dlperf.backend("cpu"):
         expected = sample(model, (2, 1, 16, 16), 50, seed=5, progress=False)
     found = sample(model, (2, 1, 16, 16), 50, seed=5, device="cuda", progress=False)

@@ -57,7 +57,8 @@ def sample(
         step_arguments: more for the scheduler's step, such as ``eta`` for DDIM.
 
     Raises ValueError for an unknown scheduler, guidance without labels or without ``null_label``, labels that are not
-    one for each sample or outside the model's classes, ``cuda_graph`` without a GPU; TypeError for a scheduler that is not dlperf's.
+    one for each sample or outside the model's classes, ``cuda_graph`` without a GPU; TypeError for a scheduler that is
+    not dlperf's.
     """
     scheduler = _scheduler(scheduler)
     shape = tuple(int(n) for n in shape)
