@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import machine, suites
+from . import diffusion, machine, suites
 from .console import Console
 from .engines import finite, read_checkpoint
 from .models import MODELS, seeded
@@ -22,7 +22,9 @@ class BadArgument(Exception):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("suite", nargs="?", choices=("models", "kernels"), help="default: both")
+    parser.add_argument(
+        "suite", nargs="?", choices=("models", "kernels", "diffusion"), help="default: models and kernels"
+    )
     parser.add_argument("--mode", choices=("inference", "train"), help="default: both")
     parser.add_argument("--dtype", choices=("f32", "bf16"), help="default: both")
     parser.add_argument("--batch", nargs="+", type=int, metavar="N", help="default: 1 and 8, in training 8; --quick: 4")
@@ -49,8 +51,8 @@ def options_from(args) -> suites.Options:
         raise BadArgument(f"--threads {args.threads}: give a number of 1 or more")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise BadArgument("--device cuda: torch sees no GPU here; leave the option out to measure the CPU")
-    if args.device == "cuda" and args.suite == "kernels":
-        raise BadArgument("--device cuda: the kernel suite measures the CPU; use `dlperf bench models --device cuda`")
+    if args.device == "cuda" and args.suite in ("kernels", "diffusion"):
+        raise BadArgument(f"--device cuda: the {args.suite} suite measures the CPU; use `dlperf bench models`")
     check_checkpoint(args)
     threads = args.threads or machine.cores()
     peers = peers_from(args.peers)
@@ -111,13 +113,18 @@ def run(args) -> int:
     ceilings = measure_ceilings(options, results, console)
     state = suites.Run(options, results, ceilings)
     state.results.notes += opening_notes(options, results.machine)
-    with console.progress(suites.steps(options)) as advance:
+    total = suites.steps(options)
+    if "diffusion" in options.suites:
+        total += len(diffusion.cases(options.quick))
+    with console.progress(total) as advance:
         state.advance = advance
         state.finished = lambda rows: results.save(out / "results.json")  # an interrupted run keeps what it has
         if "models" in options.suites:
             suites.run_models(state)
         if "kernels" in options.suites:
             suites.run_kernels(state)
+        if "diffusion" in options.suites:
+            diffusion.run(state)
     results.settings["seconds"] = round(time.monotonic() - start)
     results.save(out / "results.json")
     print_tables(results, console)
@@ -246,3 +253,7 @@ def print_tables(results: Results, console: Console):
         console.table("Kernels", columns, cells, left=3)
         for error in errors:
             console.print(error)
+    for title, columns, cells in diffusion.tables(results):
+        console.table(title, columns, cells)
+    for error in diffusion.errors(results):
+        console.print(error)

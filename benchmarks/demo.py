@@ -1,6 +1,7 @@
-"""`dlperf demo`: a small ResNet learns scikit-learn's 1,797 handwritten digits, with dlperf's layers and with torch's.
+"""`dlperf demo`: a small ResNet learns to read scikit-learn's 1,797 handwritten digits, and a small DDPM to draw them.
 
-Both start from the same weights and see the same batches; each trains in a process of its own, epoch by epoch in turns.
+Each is trained with dlperf's layers and with torch's. Both start from the same weights and see the same batches; each
+trains in a process of its own, in turns. This file is the ResNet's part, demo_diffusion.py the other.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from . import machine
+from . import demo_diffusion, machine
 from .console import Console
 from .models.resnet import resnet_digits
 from .timing import SETTLE_SECONDS, Engine, EngineError, package_job, scratch_directory
@@ -28,7 +29,15 @@ SHOWN = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help=f"default: {EPOCHS}")
+    parser.add_argument("part", nargs="?", choices=("resnet", "diffusion"), help="default: both")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help=f"of the ResNet; default: {EPOCHS}")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=demo_diffusion.STEPS,
+        metavar="N",
+        help=f"of the DDPM; default: {demo_diffusion.STEPS}",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, split and batches; default: 0")
     parser.add_argument("--threads", type=int, metavar="N", help="default: every core this process may use")
     parser.add_argument("--out", default="demo-out", metavar="DIR", help="default: demo-out")
@@ -194,12 +203,23 @@ def run(args) -> int:
         return 2
     out, console = Path(args.out), Console()
     threads = args.threads or machine.cores()
+    parts = (
+        [demo_resnet]
+        if args.part == "resnet"
+        else [demo_ddpm]
+        if args.part == "diffusion"
+        else [demo_resnet, demo_ddpm]
+    )
     with scratch_directory() as scratch:
-        directory = Path(scratch)
-        prepare(directory, args.seed)
-        with console.progress(args.epochs * len(NAMESPACES)) as advance:
-            runs = train(directory, threads, args.epochs, args.seed, advance)
-        draw(runs, directory, threads, out / "digits.png")
+        passed = [part(args, Path(scratch), out, threads, console) for part in parts]
+    return 0 if all(passed) else 1
+
+
+def demo_resnet(args, directory: Path, out: Path, threads: int, console: Console) -> bool:
+    prepare(directory, args.seed)
+    with console.progress(args.epochs * len(NAMESPACES)) as advance:
+        runs = train(directory, threads, args.epochs, args.seed, advance)
+    draw(runs, directory, threads, out / "digits.png")
     record = {"machine": machine.describe("cpu", threads), "epochs": args.epochs, "seed": args.seed, "runs": runs}
     (out / "digits.json").write_text(json.dumps(record, indent=1) + "\n")
     for name, result in runs.items():
@@ -208,7 +228,17 @@ def run(args) -> int:
         else:
             console.print(f"{LABELS[name]}: {result['accuracy']:.2%} of held-out digits, {result['seconds']:.2f} s")
     console.print(f"wrote {out / 'digits.png'}, {out / 'digits.json'}")
-    return 0 if all(result.get("accuracy", 0) > WANTED_ACCURACY for result in runs.values()) else 1
+    return all(result.get("accuracy", 0) > WANTED_ACCURACY for result in runs.values())
+
+
+def demo_ddpm(args, directory: Path, out: Path, threads: int, console: Console) -> bool:
+    total = len(NAMESPACES) * (1 + len(demo_diffusion.turns(args.steps))) + 1
+    with console.progress(total) as advance:
+        record = demo_diffusion.run(NAMESPACES, directory, out, threads, args.steps, args.seed, advance)
+    for line in demo_diffusion.lines(record, LABELS):
+        console.print(line)
+    console.print(f"wrote {', '.join(str(out / name) for name in demo_diffusion.WRITTEN)}")
+    return demo_diffusion.passed(record)
 
 
 def why_not(args) -> str | None:
@@ -218,6 +248,8 @@ def why_not(args) -> str | None:
         return f"{', '.join(missing)} not installed: pip install 'dlperf[bench]'"
     if args.epochs < 1:
         return f"--epochs {args.epochs}: give a number of 1 or more"
+    if args.steps < 1:
+        return f"--steps {args.steps}: give a number of 1 or more"
     if args.threads is not None and args.threads < 1:
         return f"--threads {args.threads}: give a number of 1 or more"
     try:

@@ -7,14 +7,18 @@ from pathlib import Path
 from .peers import BASELINE, ENGINES, PEERS
 
 SCHEMA = 1
-MODES = {"models": ("inference", "train"), "kernels": ("forward", "backward")}
+MODES = {
+    "models": ("inference", "train"),
+    "kernels": ("forward", "backward"),
+    "diffusion": ("step", "sampling", "train", "latent"),
+}
 
 
 @dataclass
 class Row:
-    suite: str  # models or kernels
-    name: str  # a model, or model/layer
-    mode: str  # inference or train; forward or backward
+    suite: str  # of MODES
+    name: str  # a model, model/layer, or what diffusion.py names
+    mode: str  # of MODES[suite]
     dtype: str
     batch: int
     engine: str

@@ -225,7 +225,9 @@ def _add_benchmark_commands(commands) -> None:
     bench.add_arguments(command)
     command.set_defaults(run=bench.run)
 
-    command = commands.add_parser("demo", help="train a small ResNet on real digits, with dlperf's and torch's layers")
+    command = commands.add_parser(
+        "demo", help="learn to read and to draw real digits, with dlperf's and torch's layers"
+    )
     demo.add_arguments(command)
     command.set_defaults(run=demo.run)
 

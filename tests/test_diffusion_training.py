@@ -55,12 +55,11 @@ def test_resumes_bit_for_bit(changes, tmp_path):
         assert torch.equal(whole.ema[name], resumed.ema[name]), name
 
 
-def test_the_loss_falls_on_real_digits():
+@pytest.mark.parametrize("model", [TINY | {"widths": [16, 16]}, TINY_DIT | {"patch": 2, "width": 48}])
+def test_the_loss_falls_on_real_digits(model):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    run = Trainer(
-        TrainConfig(TINY | {"classes": 10, "widths": [16, 16]}, batch=32, warmup=5, lr=4e-3), data.read("digits")
-    )
-    _steps(run, 60)
+    config = TrainConfig(model | {"classes": 10}, batch=32, warmup=5, lr=4e-3)
+    run = _steps(Trainer(config, data.read("digits")), 60)
     assert np.mean(run.losses[-10:]) < 0.6 * np.mean(run.losses[:5])
 
 
@@ -184,6 +183,66 @@ def test_ctrl_c_saves_and_the_run_goes_on(tmp_path):
     assert "Traceback" not in printed
     run = Trainer.resume(path, data.read("digits"))
     assert run.step_count == len(run.losses) >= 1
+
+
+DIT_COMMAND = ["train-ddpm", "--model", "dit", "--batch", "4", "--save-every", "1", "--steps"]
+
+
+def test_a_killed_run_resumes_to_the_same_losses(tmp_path):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    pytest.importorskip("matplotlib", reason="the losses are drawn with matplotlib")
+    command = [sys.executable, "-m", "dlperf.cli", *DIT_COMMAND, "100000", "--out", str(tmp_path / "killed")]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    path = tmp_path / "killed" / "checkpoint.safetensors"
+    try:
+        for _ in range(600):
+            if path.exists() or worker.poll() is not None:
+                break
+            time.sleep(0.1)
+        time.sleep(0.35)
+    finally:
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    steps = checkpoint.load(path)[1]["step"] + 2
+    assert main([*DIT_COMMAND, str(steps), "--out", str(tmp_path / "killed")]) == 0
+    assert main([*DIT_COMMAND, str(steps), "--out", str(tmp_path / "whole")]) == 0
+    killed, whole = (checkpoint.load(tmp_path / name / "checkpoint.safetensors")[0] for name in ("killed", "whole"))
+    assert len(whole["losses"]) == steps and killed.keys() == whole.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, killed[name]), name
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    pytest.importorskip("matplotlib", reason="the losses are drawn with matplotlib")
+    command = [*DIT_COMMAND, "4", "--out", str(tmp_path)]
+    written, flush = [], os.fsync
+
+    def full(handle):
+        written.append(handle)
+        if len(written) > 4:  # a checkpoint flushes its file and its folder
+            raise OSError(errno.ENOSPC, "No space left on device")
+        flush(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert main(command) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert checkpoint.load(tmp_path / "checkpoint.safetensors")[1]["step"] == 2
+    assert main(command) == 0
+    assert checkpoint.load(tmp_path / "checkpoint.safetensors")[1]["step"] == 4
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    loss = Trainer.loss
+    monkeypatch.setattr(Trainer, "loss", lambda run, step: loss(run, step) * (float("inf") if step == 3 else 1.0))
+    assert main([*DIT_COMMAND, "9", "--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr().err
+    assert "step 3" in printed and len(printed.strip().splitlines()) == 1
+    tensors, info = checkpoint.load(tmp_path / "checkpoint.safetensors")
+    assert info["step"] == 3 and all(bool(t.isfinite().all()) for t in tensors.values())
 
 
 # --- readers --------------------------------------------------------------------------------------
@@ -321,7 +380,8 @@ def test_the_loop_is_the_schedulers_steps(tiny):
         times = t.expand(2)
         with torch.no_grad():
             cond, uncond = tiny(x, times, labels), tiny(x, times)
-        x = scheduler.step(uncond + 2 * (cond - uncond), t, x).prev_sample
+        mixed = uncond + 2 * (cond - uncond)
+        x = scheduler.step(mixed, t, x, use_clipped_model_output=True).prev_sample
     torch.testing.assert_close(got, x, rtol=1e-3, atol=1e-4)
 
 
@@ -343,6 +403,7 @@ def test_dit_samples():
         ({"shape": (0, 1, 8, 8)}, ValueError, "'shape'"),
         ({"steps": 0}, ValueError, "'num_inference_steps'"),
         ({"seed": 1.5}, TypeError, "'seed'"),
+        ({"cuda_graph": True}, ValueError, "'device'"),
     ],
 )
 def test_bad_arguments(tiny, arguments, error, words):
@@ -389,6 +450,29 @@ def test_bad_usage_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_pat
     assert words in printed and len(printed.strip().splitlines()) == 1
 
 
+def test_pictures_that_cannot_be_read_are_counted_or_refused(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="the losses are drawn with matplotlib")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    _write_images(folder)
+    for i in range(7):
+        (folder / "dogs" / f"broken{i}.png").write_bytes(b"no picture")
+    command = ["train-ddpm", "--data", str(folder), "--size", "8", "--batch", "2", "--steps", "1", "--out"]
+    assert main([*command, str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "broken0.png" in printed and "7 images can't be read and were skipped" in printed
+    assert main([*command, str(tmp_path / "strict"), "--strict"]) == 2
+    assert "broken0.png" in capsys.readouterr().err and not (tmp_path / "strict").exists()
+
+
+def test_guidance_without_classes_is_refused(tmp_path, capsys):
+    _trainer(model=TINY | {"classes": 0}).export(tmp_path / "m.safetensors")
+    command = ["sample", str(tmp_path / "m.safetensors"), "--out", str(tmp_path / "grid.png"), "--guidance", "2"]
+    assert main(command) == 2
+    assert "--guidance 2.0: the checkpoint's model has no classes" in capsys.readouterr().err
+    assert main([*command[:-2], "--label", "3"]) == 2
+
+
 def test_training_from_the_command_line_resumes(tmp_path, capsys):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     pytest.importorskip("matplotlib", reason="the losses are drawn with matplotlib")
@@ -414,7 +498,31 @@ def test_the_shipped_digits_are_recognised():
     from dlperf.diffusion import quality
 
     assert models.SHIPPED.stat().st_size < 6_000_000
-    model, held_out = quality.classifier()
-    assert held_out > 0.97
-    x, labels = quality.sampled_digits(200, seed=0)
-    assert np.mean(quality.guesses(model, x) == labels.numpy()) >= 0.9
+    judge = quality.judge()
+    assert judge.held_out > 0.97
+    x, labels = quality.sampled_digits(200)
+    assert judge.share(x, labels) >= quality.WANTED_SHARE
+    assert judge.distance(x) < 10 * judge.distance_of_halves() < judge.distance(torch.randn_like(x)) / 10
+
+
+@pytest.mark.parametrize("scheduler, steps", [("ddim", 25), ("dpm", 25), ("ddpm", 100)])
+def test_guided_digits_are_recognised(scheduler, steps):
+    pytest.importorskip("sklearn", reason="the classifier is scikit-learn's")
+    from dlperf.diffusion import quality
+    from dlperf.diffusion.sampling import SCHEDULERS
+
+    model, info = models.load_model()
+    labels = torch.arange(40) % 10
+    scheduler = SCHEDULERS[scheduler].from_config(info["schedule"])
+    x = sample(model, (40, 1, 8, 8), steps, scheduler, 3.0, labels, progress=False)
+    assert quality.judge().share(x, labels) >= quality.WANTED_SHARE
+
+
+def test_frechet_distance_of_known_distributions():
+    from dlperf.diffusion.quality import frechet_distance
+
+    a = np.random.default_rng(0).standard_normal((4000, 3))
+    a = (a - a.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(a, rowvar=False))).T  # exactly N(0, 1)
+    assert abs(frechet_distance(a, a)) < 1e-9
+    assert abs(frechet_distance(a, a + [3, 0, 4]) - 25) < 1e-9
+    assert abs(frechet_distance(a, 3 * a) - 3 * (3 - 1) ** 2) < 1e-9  # trace (S1 - S2)^2 of commuting roots

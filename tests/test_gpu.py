@@ -95,3 +95,37 @@ def test_nothing_waits_for_the_gpu():
         F.dropout(y, 0.5)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_sampling_by_a_cuda_graph_is_sampling(guidance):
+    from dlperf.diffusion import models, sample
+
+    torch.manual_seed(0)
+    config = {
+        "kind": "unet",
+        "widths": [32, 32],
+        "depth": 1,
+        "attention": [1],
+        "groups": 8,
+        "channels": 1,
+        "classes": 3,
+    }
+    model = models.build(config).cuda().eval()
+    arguments = {"class_labels": [0, 1, 2, 0], "guidance_scale": guidance, "device": "cuda", "progress": False}
+    plain, graphed = (sample(model, (4, 1, 16, 16), 20, **arguments, cuda_graph=on) for on in (False, True))
+    assert (plain - graphed).abs().max() < 2 / 255
+
+
+def test_a_seed_gives_the_cpus_picture(monkeypatch):
+    from dlperf.diffusion import models, sample
+
+    torch.manual_seed(0)
+    config = {"kind": "unet", "widths": [32, 32], "depth": 1, "attention": [1], "groups": 8, "channels": 1}
+    model = models.build(config).eval()
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    with dlperf.backend("cpu"):
+        expected = sample(model, (2, 1, 16, 16), 50, seed=5, progress=False)
+    found = sample(model, (2, 1, 16, 16), 50, seed=5, device="cuda", progress=False)
+    assert (found.cpu() - expected).abs().max() < 2 / 255

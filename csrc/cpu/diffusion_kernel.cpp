@@ -11,8 +11,7 @@
 namespace dlperf::DLPERF_ISA_NS {
 namespace {
 
-constexpr int64_t kGroup = 4 * Vec::W;  // elements that one call makes noise for
-constexpr int64_t kChunk = 4096;        // elements of a thread's unit of work
+constexpr int64_t kChunk = 4096;  // elements of a thread's unit of work
 constexpr int64_t kMinPerThread = 8192;
 
 struct Coefficients {
@@ -99,17 +98,13 @@ static void step_random(const DiffusionStep& call, const DiffusionCoefficients& 
             const int64_t at = sample * call.elements + element;
             PhiloxCounter counter = philox_counter(uint64_t(element) / 4, call.first_sample + uint32_t(sample),
                                                    call.step, RandomStream::diffusion, offset);
-            for (int64_t i = 0; i < count; i += kGroup, counter.low += Vec::W) {
-                Vec noise[4];
-                philox_normals(key, counter, noise);
-                for (int j = 0; j < 4; ++j) {
-                    const int64_t from = i + j * Vec::W, rest = count - from;
-                    if (rest >= Vec::W) {
-                        step_vector<T, M, Cached>(call, c, at + from, WholeVector{}, noise[j]);
-                    } else if (rest > 0) {
-                        step_vector<T, M, Cached>(call, c, at + from, PartVector{int(rest)}, noise[j]);
-                    }
-                }
+            alignas(64) float noise[kNormals];
+            for (int64_t i = 0; i < count; i += kNormals, counter.low += kNormals / 4) {
+                const int64_t rest = count - i, some = rest < kNormals ? rest : kNormals;
+                philox_normals(key, counter, some, noise);
+                for_span(some, [&](int64_t j, auto lanes, int) DLPERF_LAMBDA {
+                    step_vector<T, M, Cached>(call, c, at + i + j, lanes, lanes.load(noise + j));
+                });
             }
         }
     });

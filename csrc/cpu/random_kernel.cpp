@@ -2,6 +2,7 @@
 
 #include "cpu/parallel.h"
 #include "cpu/philox_vec.h"
+#include "cpu/span.h"
 
 // GCC takes the undefined pass-through operands of its own AVX-512 intrinsics for a mistake of ours.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -44,7 +45,7 @@ void words(const RandomFill& fill, const int64_t* seed_offset, uint32_t* out) {
     for_chunks(fill, seed_offset, [&](int64_t at, int64_t count, PhiloxCounter counter) {
         for (int64_t i = 0; i < count; i += kGroup, counter.low += Vec::W) {
             Words w[4];
-            philox_words(key, counter, w);
+            philox_words<1>(key, counter, w);
             interleave(w);
             uint32_t lanes[kGroup];
             for (int j = 0; j < 4; ++j) store_words(lanes + j * Vec::W, w[j]);
@@ -70,10 +71,13 @@ template <class T>
 static void normal_typed(const RandomFill& fill, const int64_t* seed_offset, T* out) {
     const PhiloxKey key = philox_key(uint64_t(seed_offset[0]));
     for_chunks(fill, seed_offset, [&](int64_t at, int64_t count, PhiloxCounter counter) {
-        for (int64_t i = 0; i < count; i += kGroup, counter.low += Vec::W) {
-            Vec v[4];
-            philox_normals(key, counter, v);
-            store_group(out + at + i, v, count - i);
+        alignas(64) float noise[kNormals];
+        for (int64_t i = 0; i < count; i += kNormals, counter.low += kNormals / 4) {
+            const int64_t left = count - i, some = left < kNormals ? left : kNormals;
+            philox_normals(key, counter, some, noise);
+            T* const to = out + at + i;
+            for_span(some,
+                     [&](int64_t j, auto lanes, int) DLPERF_LAMBDA { lanes.store(to + j, lanes.load(noise + j)); });
         }
     });
 }

@@ -59,7 +59,7 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, pictures: Pictures, layers=nn):
-        self.config, self.pictures = config, pictures
+        self.config, self.pictures, self.layers = config, pictures, layers
         if config.model.get("classes") and pictures.labels is None:
             raise ValueError(f"expected labels for a model with classes; {pictures.name} has none")
         with torch.random.fork_rng(devices=[]):
@@ -95,7 +95,7 @@ class Trainer:
         noisy = self.scheduler.add_noise(x, noise, t)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.amp):
             predicted = self.model(noisy, t) if labels is None else self.model(noisy, t, labels)
-        return nn.functional.mse_loss(predicted.float(), noise)
+        return self.layers.functional.mse_loss(predicted.float(), noise)
 
     def step(self) -> float:
         """One update. Raises TrainingError, with nothing changed, where the loss is not finite."""
