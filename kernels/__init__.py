@@ -11,9 +11,11 @@ LEAST_CAPABILITY = 80
 families: dict[str, tuple[str, ...]] = {
     "activation": ("activation", "activation_", "activation_bwd"),
     "add": ("add",),
+    "glu": ("glu", "glu_bwd"),
     "dropout": ("dropout",),
     "softmax": ("softmax", "softmax_bwd"),
     "cross_entropy": ("cross_entropy", "cross_entropy_bwd"),
+    "loss": ("pair_loss", "pair_loss_bwd", "nll_loss", "nll_loss_bwd"),
     "layer_norm": ("layer_norm", "layer_norm_bwd", "rms_norm", "rms_norm_bwd"),
     "batch_norm": ("batch_norm_train", "batch_norm_eval", "batch_norm_bwd", "batch_norm_update"),
     "matmul": ("linear", "bmm"),

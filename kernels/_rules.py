@@ -33,6 +33,12 @@ def _cross_entropy(x, target, weight, *_) -> str | None:
     return _dtype(x)
 
 
+def _nll(values, target, weight, *_) -> str | None:
+    if weight is not None and weight.dtype is not values.dtype:
+        return "the dtypes of weight and input differ"
+    return _dtype(values)
+
+
 def _update(running_mean, running_var, mean, var, *_) -> str | None:
     if running_var.dtype is not running_mean.dtype:
         return "the running statistics' dtypes differ"
@@ -114,6 +120,8 @@ RULES: dict = {
     "dropout": lambda x, *_: _dtype(x),
     "cross_entropy": _cross_entropy,
     "cross_entropy_bwd": lambda gloss, *args: _cross_entropy(*args),
+    "nll_loss": _nll,
+    "nll_loss_bwd": _nll,
     "layer_norm": lambda x, weight, bias, *_: _norm(x, (), (weight, bias)),
     "rms_norm": lambda x, weight, *_: _norm(x, (), (weight,)),
     "layer_norm_bwd": lambda gy, x, weight, bias, *_: _norm(x, (gy,), (weight, bias)),
