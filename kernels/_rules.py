@@ -137,3 +137,9 @@ RULES: dict = {
         x, weight, bias, activation, gy
     ),
 }
+
+# Operators whose batch_sizes lie on the CPU: the arguments without them.
+ON_DEVICE: dict = {
+    "recurrent": lambda args: (*args[:7], *args[8:]),
+    "recurrent_bwd": lambda args: (*args[:10], *args[11:]),
+}

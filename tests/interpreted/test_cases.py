@@ -11,9 +11,7 @@ from dlperf.testing.run import run_case
 
 # Triton's interpreter multiplies bfloat16 wrongly: there it is tested on a GPU alone.
 DTYPES = (torch.float32, torch.float16)
-# Families that have no Triton kernels yet.
-UNSERVED = {"recurrent"}
-CASES = [case for family, cases in FAMILIES.items() if family not in UNSERVED for case in cases]
+CASES = [case for cases in FAMILIES.values() for case in cases]
 PAIRS = [
     pytest.param(case, dtype, id=f"{case}-{str(dtype).removeprefix('torch.')}")
     for case in CASES
