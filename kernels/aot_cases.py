@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from dlperf.ops.activation import KINDS
+from dlperf.ops.loss import KINDS as KINDS_OF_LOSS
+from dlperf.ops.recurrent import GATES
 
 from . import (
     activation,
@@ -17,11 +19,14 @@ from . import (
     diffusion,
     dropout,
     embedding,
+    glu,
     group_norm,
     layer_norm,
+    loss,
     matmul,
     pixel_shuffle,
     pool,
+    recurrent,
     softmax,
     upsample,
 )
@@ -138,9 +143,46 @@ def _attention() -> None:
     _attend((8, 16, 16, 2048, 2048, 64), FP16, True, None, 0.0)
     _attend((8, 16, 16, 1024, 1024, 64), BF16, False, None, 0.1)
     _attend((64, 6, 6, 197, 197, 64), BF16, False, None, 0.1)
+    for tokens in (257, 577):
+        _attend((64, 12, 12, tokens, tokens, 64), BF16, False, None, 0.0)
+    _attend((64, 6, 6, 197, 197, 64), FP16, False, None, 0.0)
+    _attend((1, 6, 6, 197, 197, 64), BF16, False, None, 0.0)
+    _attend((64, 16, 16, 77, 77, 64), BF16, True, None, 0.0)
     _attend((512, 3, 3, 49, 49, 32), BF16, False, _x(1, 3, 49, 49), 0.0)
+    _attend((512, 3, 3, 64, 64, 32), BF16, False, _x(512, 3, 64, 64), 0.0)
+    _attend((512, 3, 3, 1024, 1024, 32), BF16, False, _x(1, 3, 1024, 1024), 0.0)
+    _attend((64, 6, 6, 1025, 1025, 64), BF16, False, None, 0.1)
     _attend((8, 16, 16, 1024, 1024, 64), BF16, False, _x(8, 1, 1, 1024, dtype=torch.bool), 0.0)
     _attend((8, 8, 8, 1024, 77, 40), BF16, False, None, 0.0)
+
+
+def _recurrent() -> None:
+    for dtype in (BF16, FP32):
+        for cell, many in GATES.items():
+            sizes = (2, 64, 512), (many * 512, 512), (many * 512,), (64, 512)
+            x, w, b, h = (_x(*size, dtype=dtype) for size in sizes)
+            c = h if cell == "lstm" else None
+            wanted = [True, True, cell == "lstm", True, True, True, True]
+            y, _, _, gates, kept = recurrent.recurrent(x, h, c, w, w, b, b, None, cell, False, True)
+            recurrent.recurrent_bwd(y, h, c, x, h, c, w, w, b, b, None, y, gates, kept, cell, False, wanted)
+            recurrent.recurrent(x, h, c, w, w, b, b, None, cell, False, False)
+
+
+def _losses() -> None:
+    for dtype in (BF16, FP32):
+        x = _x(64, 3, 64, 64, dtype=dtype)
+        for kind in KINDS_OF_LOSS if dtype is BF16 else ("mse", "bce_logits"):
+            for reduction in (0, 1):
+                gy = loss.pair_loss(x, x, kind, 1.0, reduction)
+                loss.pair_loss_bwd(gy, x, x, kind, 1.0, reduction, [True, True])
+        for size in ((256, 1000), (8, 21, 512, 512)):
+            x, target = _x(*size, dtype=dtype), _x(size[0], *size[2:], dtype=I64)
+            gy, total = loss.nll_loss(x, target, None, -100, 1)
+            loss.nll_loss_bwd(gy, target, None, total, list(size), -100, 1)
+    for kind in ("sigmoid", "gelu", "silu"):
+        for size in ((50432, 2 * 3072), (64, 512, 32, 32)):
+            x = _x(*size)
+            glu.glu_bwd(glu.glu(x, 1, kind), x, 1, kind)
 
 
 def _images() -> None:
@@ -179,4 +221,6 @@ def call_every_launcher() -> None:
     _matmul()
     _conv()
     _attention()
+    _recurrent()
+    _losses()
     _images()

@@ -3,12 +3,14 @@
 Forward keeps a running maximum and sum (Milakov & Gimelshein 2018; Dao et al. 2022). Backward computes the
 probabilities again: one kernel by blocks of keys for gk and gv, one by blocks of queries for gq and the mask's
 gradient, so that nothing is added atomically and results have the same bits every run. Without a mask scores are kept
-in base 2; with one in base e, where the lowest finite numbers that masks hold are still finite.
+in base 2; with one in base e, where the lowest finite numbers that masks hold are still finite. Few keys go to
+``_short_attention.py``.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import torch
 import triton
@@ -17,57 +19,15 @@ from torch import Tensor
 
 from dlperf.ops.attention import attention_bwd_empty, attention_empty
 
-from ._launch import INTERPRETED, capability, cdiv, kernel, power_of_two
-from ._philox import ATTENTION_STREAM, four_by_four, philox, word_of
-from ._products import precision
+from . import _short_attention
+from ._attention_math import exp, kept, probabilities, scores
+from ._launch import INTERPRETED, capability, cdiv, kernel, multiprocessors, power_of_two
+from ._products import NARROW, precision
+from ._short_attention import tiles
 from ._tune import choose
 
 _LOG2_E = 1.4426950408889634
 _LN_2 = tl.constexpr(0.6931471805599453)
-
-
-@triton.jit
-def _exp(x, BASE_2: tl.constexpr):
-    if BASE_2:
-        return tl.exp2(x)
-    else:
-        return tl.exp(x)
-
-
-@triton.jit
-def _kept(rng, row_start, rows, columns, keys, threshold, keep_scale, BY_4: tl.constexpr, BLOCK_N: tl.constexpr):
-    """1 / (1 - p) where an entry stays, 0 where it is dropped; [rows, columns], columns from one multiple of 4 on."""
-    element = (row_start + rows)[:, None] * keys + columns[None, :]
-    if BY_4:
-        first = tl.min(columns, 0)
-        block = ((row_start + rows)[:, None] * keys + first + (tl.arange(0, BLOCK_N // 4) * 4)[None, :]) >> 2
-        w0, w1, w2, w3 = philox(rng, block, 0, 0, ATTENTION_STREAM)
-        word = four_by_four(w0, w1, w2, w3)
-    else:
-        word = word_of(element, rng, 0, 0, ATTENTION_STREAM)
-    return tl.where((word >> 8) >= threshold, keep_scale, 0.0)
-
-
-@triton.jit
-def _scores(
-    q, kt, mask, rows, columns, m_row, m_col, queries, keys, scale, CAUSAL: tl.constexpr, EDGES: tl.constexpr,
-    MASK: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """scale q k^T + mask, minus infinity where a key takes no part. EDGES: some of the tile may lie outside."""
-    s = tl.dot(q, kt, input_precision=PRECISION) * scale
-    if MASK != "none":
-        at = mask + rows[:, None].to(tl.int64) * m_row + columns[None, :].to(tl.int64) * m_col
-        inside = (rows < queries)[:, None] & (columns < keys)[None, :]
-        if MASK == "bool":
-            s = tl.where(tl.load(at, mask=inside, other=0) != 0, s, float("-inf"))
-        else:
-            s += tl.load(at, mask=inside, other=0.0).to(tl.float32)
-    if EDGES:
-        there = (columns < keys)[None, :]
-        if CAUSAL:
-            there = there & (columns[None, :] <= rows[:, None])
-        s = tl.where(there, s, float("-inf"))
-    return s
 
 
 @triton.jit
@@ -85,14 +45,14 @@ def _forward_blocks(
         if EDGES:
             inside = inside & (columns < keys)[None, :]
         kt = tl.load(k + columns[None, :].to(tl.int64) * k_row + depth[:, None], mask=inside, other=0.0)
-        s = _scores(q, kt, mask, rows, columns, m_row, m_col, queries, keys, scale, CAUSAL, EDGES, MASK, PRECISION)
+        s = scores(q, kt, mask, rows, columns, m_row, m_col, queries, keys, scale, CAUSAL, EDGES, MASK, PRECISION)
         higher = tl.maximum(top, tl.max(s, 1))
         base = tl.where(higher == float("-inf"), 0.0, higher)
-        p = _exp(s - base[:, None], BASE_2)
-        shrink = _exp(top - base, BASE_2)
+        p = exp(s - base[:, None], BASE_2)
+        shrink = exp(top - base, BASE_2)
         total = total * shrink + tl.sum(p, 1)
         if DROPOUT:
-            p *= _kept(rng, row_start, rows, columns, keys, threshold, keep_scale, BY_4, BLOCK_N)
+            p *= kept(rng, row_start, rows, columns, keys, threshold, keep_scale, BY_4, BLOCK_N)
         inside = (width < ev)[None, :]
         if EDGES:
             inside = inside & (columns < keys)[:, None]
@@ -169,17 +129,6 @@ def delta_kernel(
     tl.store(delta + pair * queries + rows, tl.sum(g * o, 1), mask=rows < queries)
 
 
-@triton.jit
-def _probabilities(s, stats, row_start, rows, queries, BASE_2: tl.constexpr):
-    there = rows < queries
-    top = tl.load(stats + (row_start + rows) * 2, mask=there, other=0.0)
-    rest = tl.load(stats + (row_start + rows) * 2 + 1, mask=there, other=float("inf"))
-    if BASE_2:
-        return tl.exp2((s - top[:, None] * 1.4426950408889634) - rest[:, None] * 1.4426950408889634)
-    else:
-        return tl.exp((s - top[:, None]) - rest[:, None])
-
-
 @kernel(products=True)
 def keys_kernel(
     go, q, k, v, mask, rng, stats, delta, gk, gv, queries, keys, heads, group, e, ev, g_b, g_h, g_row, q_b, q_h, q_row,
@@ -220,16 +169,16 @@ def keys_kernel(
             wide = rows[:, None].to(tl.int64)
             q_tile = tl.load(q_at + wide * q_row + depth[None, :], mask=row_there & (depth < e)[None, :], other=0.0)
             g = tl.load(g_at + wide * g_row + width[None, :], mask=row_there & (width < ev)[None, :], other=0.0)
-            s = _scores(
+            s = scores(
                 q_tile, kt, m_at, rows, columns, m_row, m_col, queries, keys, scale, CAUSAL, True, MASK, PRECISION
             )
-            p = _probabilities(s, stats, row_start, rows, queries, MASK == "none")
+            p = probabilities(s, stats, row_start, rows, queries, MASK == "none")
             gp = tl.dot(g, vt, input_precision=PRECISION)
             dropped = p
             if DROPOUT:
-                kept = _kept(rng, row_start, rows, columns, keys, threshold, keep_scale, BY_4, BLOCK_N)
-                dropped = p * kept
-                gp *= kept
+                dropout = kept(rng, row_start, rows, columns, keys, threshold, keep_scale, BY_4, BLOCK_N)
+                dropped = p * dropout
+                gp *= dropout
             gv_acc = tl.dot(tl.trans(dropped).to(g.dtype), g, gv_acc, input_precision=PRECISION)
             d = tl.load(delta + row_start + rows, mask=rows < queries, other=0.0)
             gs = p * (gp - d[:, None])
@@ -277,11 +226,11 @@ def queries_kernel(
         at = columns[None, :].to(tl.int64)
         kt = tl.load(k + at * k_row + depth[:, None], mask=(depth < e)[:, None] & column_there, other=0.0)
         vt = tl.load(v + at * v_row + width[:, None], mask=(width < ev)[:, None] & column_there, other=0.0)
-        s = _scores(q_tile, kt, mask, rows, columns, m_row, m_col, queries, keys, scale, CAUSAL, True, MASK, PRECISION)
-        p = _probabilities(s, stats, row_start, rows, queries, MASK == "none")
+        s = scores(q_tile, kt, mask, rows, columns, m_row, m_col, queries, keys, scale, CAUSAL, True, MASK, PRECISION)
+        p = probabilities(s, stats, row_start, rows, queries, MASK == "none")
         gp = tl.dot(g, vt, input_precision=PRECISION)
         if DROPOUT:
-            gp *= _kept(rng, row_start, rows, columns, keys, threshold, keep_scale, BY_4, BLOCK_N)
+            gp *= kept(rng, row_start, rows, columns, keys, threshold, keep_scale, BY_4, BLOCK_N)
         gs = p * (gp - d[:, None])
         if gs_out is not None:
             at_gs = gs_out + (row_start + rows)[:, None] * keys + columns[None, :]
@@ -327,6 +276,31 @@ def _configurations(direction: str, q: Tensor, constants: dict) -> tuple[tuple, 
     return hopper or CONFIGURATIONS[(direction, 80, *key)]
 
 
+# Of _short_attention's kernels: the most keys, the widest head and (BLOCK_M, warps), fewest keys first. Chosen by the
+# ahead-of-time table; not yet measured on a GPU.
+SHORT = {
+    "forward": ((64, 64, (64, 4)), (288, 64, (64, 8)), (640, 64, (64, 8))),
+    "backward": ((64, 64, (64, 4)), (272, 64, (64, 8))),
+}
+SHORT_KEYS = 640  # no kernel for more
+
+
+def _short(direction: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, constants: dict):
+    """(BLOCK_M, warps) where the kernels for few keys take the call."""
+    keys = k.shape[2]
+    if keys > SHORT_KEYS or (q.itemsize == 4 and not INTERPRETED):
+        return None
+    offsets = [k.stride(2), v.stride(2), *(() if mask is None else (mask.stride(2), mask.stride(3)))]
+    if max(offsets) > NARROW:
+        return None
+    width = max(constants["E"], constants["EV"])
+    return next((c for most, widest, c in SHORT[direction] if keys <= most and width <= widest), None)
+
+
+def _tiles(keys: int) -> dict:
+    return dict(zip(("N0", "N1", "N2"), tiles(keys), strict=True))
+
+
 def _unit_last(x: Tensor) -> Tensor:
     return x if x.stride(3) == 1 or x.shape[3] <= 1 else x.contiguous()
 
@@ -365,6 +339,19 @@ def attention(
     q, k, v = _unit_last(q), _unit_last(k), _unit_last(v)
     sizes, m, inner_scale, keep, constants = _common(q, k, v, mask, causal, scale, dropout_p)
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *m, *out.stride()[:3])
+    short = _short("forward", q, k, v, mask, constants)
+    if short is not None:
+        block_m, warps = short
+        pairs, blocks = q.shape[0] * q.shape[1], cdiv(q.shape[2], block_m)
+        _short_attention.forward_kernel(
+            (pairs, min(blocks, cdiv(2 * multiprocessors(q.device), pairs))),
+            *(q, k, v, mask, rng, out, stats, *sizes, *strides, inner_scale, *keep),
+            **constants,
+            BLOCK_M=block_m,
+            **_tiles(k.shape[2]),
+            num_warps=warps,
+        )
+        return out, stats
 
     def run(configuration: tuple) -> None:
         block_m, block_n, warps, stages = configuration
@@ -406,13 +393,30 @@ def attention_bwd(
     stats = stats.contiguous()
     sizes, m, inner_scale, keep, constants = _common(q, k, v, mask, causal, scale, dropout_p)
     pairs, queries, keys = q.shape[0] * q.shape[1], q.shape[2], k.shape[2]
+    d_scores = None
+    if mask_grad:  # a matrix of scores anyway, unless the mask is broadcast
+        d_scores = torch.zeros((*q.shape[:3], keys), dtype=torch.float32, device=q.device)
+    short = _short("backward", q, k, v, mask, constants)
+    kv_pairs = k.shape[0] * k.shape[1]
+    # One program a head of keys: enough of them, or the general kernels share a head out.
+    if short is not None and (INTERPRETED or kv_pairs >= multiprocessors(q.device)):
+        strides = [t.stride()[:3] for t in (go, q, k, v)], [t.stride()[:3] for t in (out, gq, gk, gv)]
+        strides = (*chain(*strides[0]), *m, *chain(*strides[1]))
+        _short_attention.backward_kernel(
+            (kv_pairs,),
+            *(go, q, k, v, mask, rng, out, stats, gq, gk, gv, d_scores, *sizes, *strides, inner_scale, scale, *keep),
+            **constants,
+            BLOCK_M=short[0],
+            **_tiles(keys),
+            num_warps=short[1],
+        )
+        if mask_grad:
+            gm.copy_(d_scores.sum_to_size(mask.shape))
+        return grads
     delta = q.new_empty((pairs, queries), dtype=torch.float32)
     strides = (*go.stride()[:3], *out.stride()[:3])
     grid = (cdiv(queries, 32) * pairs,)
     delta_kernel(grid, go, out, delta, queries, q.shape[1], v.shape[3], *strides, EV=constants["EV"], BLOCK_M=32)
-    d_scores = None
-    if mask_grad:  # a matrix of scores anyway, unless the mask is broadcast
-        d_scores = torch.zeros((*q.shape[:3], keys), dtype=torch.float32, device=q.device)
     tensors = (go, q, k, v, mask, rng, stats, delta)
     strides = (*go.stride()[:3], *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *m)
     scales = (inner_scale, scale, *keep)

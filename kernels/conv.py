@@ -19,7 +19,7 @@ from dlperf.ops.conv import conv2d_bwd_input_empty, conv2d_bwd_weight_empty, con
 
 from . import _depthwise
 from ._launch import INTERPRETED, capability, cdiv, kernel, multiprocessors, power_of_two
-from ._products import convolution_precision, finish, tile_of
+from ._products import NARROW, convolution_precision, finish, tile_of, within
 from ._tune import choose
 from .matmul import Operand, join_kernel, product
 
@@ -82,6 +82,7 @@ def forward_kernel(
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
     FLAT: tl.constexpr,
+    WIDE: tl.constexpr,
     SPLIT_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -139,10 +140,14 @@ def forward_kernel(
             acc = tl.dot(a, b, acc, input_precision=PRECISION)
     inside = row_there[:, None] & column_there[None, :]
     channel = group * k_g + columns
-    at_y = rows[:, None].to(tl.int64) * k + channel[None, :]
+    corner = (tile_m * BLOCK_M).to(tl.int64) * k
+    y += corner
+    at_y = within(BLOCK_M, k, WIDE)[:, None] + channel[None, :]
     if SPLIT_K > 1:
         tl.store(y + tl.program_id(1).to(tl.int64) * m * k + at_y, acc, mask=inside)
     else:
+        if residual is not None:
+            residual += corner
         value = finish(acc, bias, residual, channel % k, at_y, inside, 1.0, KIND)
         tl.store(y + at_y, value.to(y.dtype.element_ty), mask=inside)
 
@@ -417,6 +422,7 @@ def _forward(x: Tensor, weight: Tensor, bias, residual, y: Tensor, g: Geometry, 
             KIND=kind if split == 1 else "none",
             PRECISION=convolution_precision(x),
             FLAT=flat,
+            WIDE=g.k > NARROW,
             **_blocks(configuration),
             num_warps=warps,
             num_stages=stages,

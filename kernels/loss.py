@@ -1,4 +1,4 @@
-"""Elementwise losses with their reduction, the negative log likelihood, and their gradients. Formulas: docs/math/loss.md.
+"""Elementwise losses and their sums, the negative log likelihood, and their gradients. Formulas: docs/math/loss.md.
 
 A reduced loss reads its inputs once: every program sums a share of the elements, and one more adds those sums in
 float64 and in order, so the loss has the same bits every run. A target that is no class can't raise without waiting for
@@ -123,9 +123,7 @@ def reduce_kernel(partial, out, total_weight, programs, count, MEAN: tl.constexp
 
 
 @kernel()
-def backward_kernel(
-    gy, x, target, gx, gtarget, n, gy_step, param, scale, KIND: tl.constexpr, BLOCK: tl.constexpr
-):
+def backward_kernel(gy, x, target, gx, gtarget, n, gy_step, param, scale, KIND: tl.constexpr, BLOCK: tl.constexpr):
     """gy_step 0: one gradient for all. gx and gtarget: either may be None."""
     start = tl.program_id(0).to(tl.int64) * BLOCK
     at = tl.arange(0, BLOCK)

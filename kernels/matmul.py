@@ -19,7 +19,7 @@ from torch import Tensor
 from dlperf.ops.matmul import bmm_empty, linear_empty
 
 from ._launch import INTERPRETED, capability, cdiv, kernel, multiprocessors, power_of_two
-from ._products import finish, precision, tile_of
+from ._products import NARROW, finish, precision, tile_of, within
 from ._tune import choose
 
 _GROUP_M = 8
@@ -53,6 +53,7 @@ def matmul_kernel(
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN_K: tl.constexpr,
+    WIDE: tl.constexpr,
     SPLIT_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -69,32 +70,39 @@ def matmul_kernel(
     at_inner = (batch % inner).to(tl.int64)
     rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    along = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-    a += at_outer * a_outer + at_inner * a_inner
-    b += at_outer * b_outer + at_inner * b_inner
-    a_at = a + rows[:, None].to(tl.int64) * a_m + along[None, :].to(tl.int64) * a_k
-    b_at = b + along[:, None].to(tl.int64) * b_k + columns[None, :].to(tl.int64) * b_n
+    first = (tl.program_id(1) * BLOCK_K).to(tl.int64)
+    a += at_outer * a_outer + at_inner * a_inner + (tile_m * BLOCK_M).to(tl.int64) * a_m + first * a_k
+    b += at_outer * b_outer + at_inner * b_inner + (tile_n * BLOCK_N).to(tl.int64) * b_n + first * b_k
+    # A tile's own offsets in 32 bits where they fit: a 64-bit address for each element would fill the registers.
+    a_at = within(BLOCK_M, a_m, WIDE)[:, None] + within(BLOCK_K, a_k, WIDE)[None, :]
+    b_at = within(BLOCK_K, b_k, WIDE)[:, None] + within(BLOCK_N, b_n, WIDE)[None, :]
+    a_step = tl.cast(a_k, tl.int64) * (BLOCK_K * SPLIT_K)
+    b_step = tl.cast(b_k, tl.int64) * (BLOCK_K * SPLIT_K)
     row_there = (rows < m)[:, None]
     column_there = (columns < n)[None, :]
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for at in range(tl.program_id(1) * BLOCK_K, k, BLOCK_K * SPLIT_K):
         if EVEN_K:
-            x = tl.load(a_at, mask=row_there, other=0.0)
-            y = tl.load(b_at, mask=column_there, other=0.0)
+            x = tl.load(a + a_at, mask=row_there, other=0.0)
+            y = tl.load(b + b_at, mask=column_there, other=0.0)
         else:
             left = tl.arange(0, BLOCK_K) < k - at
-            x = tl.load(a_at, mask=row_there & left[None, :], other=0.0)
-            y = tl.load(b_at, mask=column_there & left[:, None], other=0.0)
+            x = tl.load(a + a_at, mask=row_there & left[None, :], other=0.0)
+            y = tl.load(b + b_at, mask=column_there & left[:, None], other=0.0)
         acc = tl.dot(x, y, acc, input_precision=PRECISION)
-        a_at += BLOCK_K * SPLIT_K * a_k
-        b_at += BLOCK_K * SPLIT_K * b_k
+        a += a_step
+        b += b_step
     inside = row_there & column_there
-    at_c = (batch.to(tl.int64) * m + rows[:, None]) * n + columns[None, :]
+    corner = (tile_m * BLOCK_M).to(tl.int64)
+    c += (batch.to(tl.int64) * m + corner) * n + tile_n * BLOCK_N
+    at_c = within(BLOCK_M, n, WIDE)[:, None] + tl.arange(0, BLOCK_N)[None, :]
     if SPLIT_K > 1:
-        at_c += tl.program_id(1).to(tl.int64) * (tl.num_programs(0) // (tiles_m * tiles_n)) * m * n
+        c += tl.program_id(1).to(tl.int64) * (tl.num_programs(0) // (tiles_m * tiles_n)) * m * n
         tl.store(c + at_c, acc, mask=inside)
     else:
-        at_r = at_outer * r_outer + at_inner * r_inner + rows[:, None].to(tl.int64) * r_m + columns[None, :] * r_n
+        if residual is not None:
+            residual += at_outer * r_outer + at_inner * r_inner + corner * r_m + (tile_n * BLOCK_N).to(tl.int64) * r_n
+        at_r = within(BLOCK_M, r_m, WIDE)[:, None] + within(BLOCK_N, r_n, WIDE)[None, :]
         value = finish(acc * alpha, bias, residual, columns % n, at_r, inside, beta, KIND)
         tl.store(c + at_c, value.to(c.dtype.element_ty), mask=inside)
 
@@ -153,6 +161,7 @@ def persistent_kernel(
     KIND: tl.constexpr,
     A_BY_K: tl.constexpr,
     B_BY_K: tl.constexpr,
+    WIDE: tl.constexpr,
     WARP_SPECIALIZE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -190,10 +199,13 @@ def persistent_kernel(
         rows = at_m + tl.arange(0, BLOCK_M)
         columns = at_n + tl.arange(0, BLOCK_N)
         inside = (rows < m)[:, None] & (columns < n)[None, :]
-        at_r = rows[:, None].to(tl.int64) * r_m + columns[None, :] * r_n
-        value = finish(acc * alpha, bias, residual, columns % n, at_r, inside, beta, KIND)
-        at_c = rows[:, None].to(tl.int64) * n + columns[None, :]
-        tl.store(c + at_c, value.to(c.dtype.element_ty), mask=inside)
+        there = None
+        if residual is not None:
+            there = residual + at_m.to(tl.int64) * r_m + at_n.to(tl.int64) * r_n
+        at_r = within(BLOCK_M, r_m, WIDE)[:, None] + within(BLOCK_N, r_n, WIDE)[None, :]
+        value = finish(acc * alpha, bias, there, columns % n, at_r, inside, beta, KIND)
+        at_c = within(BLOCK_M, n, WIDE)[:, None] + tl.arange(0, BLOCK_N)[None, :]
+        tl.store(c + at_m.to(tl.int64) * n + at_n + at_c, value.to(c.dtype.element_ty), mask=inside)
 
 
 @dataclass(frozen=True)
@@ -297,6 +309,7 @@ def product(
             KIND=kind if split == 1 else "none",
             PRECISION=how,
             EVEN_K=k % (block_k * split) == 0,
+            WIDE=max(*x.stride[2:], *y.stride[2:], *r_stride[2:], n) > NARROW,
             SPLIT_K=split,
             **blocks,
             num_warps=warps,
@@ -340,6 +353,7 @@ def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, proc
             KIND=kind,
             A_BY_K=x.stride[3] != 1,
             B_BY_K=y.stride[2] != 1,
+            WIDE=max(*r_stride[2:], n) > NARROW,
             WARP_SPECIALIZE=specialize,
             BLOCK_M=block_m,
             BLOCK_N=block_n,
