@@ -8,8 +8,8 @@ import triton.language as tl
 
 from ._activation_math import act
 
-# The longest stride of a tile's offsets in 32 bits: twice 128 of them stay below 2^31.
-NARROW = 2**22
+# The longest stride of a tile's offsets in 32 bits: 512 and 128 of them together stay below 2^31.
+NARROW = 2**21
 
 
 @triton.jit

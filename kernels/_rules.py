@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._products import NARROW
+
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -66,6 +68,8 @@ def _attention(q, k, v, mask, *floating) -> str | None:
             return "the tensors' dtypes differ"
     if mask is not None and mask.dtype not in _MASKS:
         return f"the kernels take no {str(mask.dtype).removeprefix('torch.')} mask"
+    if mask is not None and k.shape[2] > NARROW:
+        return f"a mask's rows are longer than {NARROW}"
     if q.shape[3] > _MOST_HEAD_DIM or v.shape[3] > _MOST_HEAD_DIM:
         return f"head dimensions are above {_MOST_HEAD_DIM}"
     return _dtype(q)
@@ -112,6 +116,7 @@ RULES: dict = {
     "attention": lambda q, k, v, mask, *_: _attention(q, k, v, mask),
     "attention_bwd": lambda go, q, k, v, mask, rng, out, *_: _attention(q, k, v, mask, go, out),
     "conv2d": _conv,
+    "conv2d_moments": _conv,
     "conv2d_bwd_input": _conv,
     "conv2d_bwd_weight": _conv,
     "conv_transpose2d": _conv,
@@ -127,6 +132,9 @@ RULES: dict = {
     "layer_norm_bwd": lambda gy, x, weight, bias, *_: _norm(x, (gy,), (weight, bias)),
     "rms_norm_bwd": lambda gy, x, weight, *_: _norm(x, (gy,), (weight,)),
     "batch_norm_train": lambda x, weight, bias, residual, *_: _norm(x, (residual,), (weight, bias)),
+    "batch_norm_given": lambda x, mean, var, weight, bias, residual, *_: _norm(
+        x, (residual,), (weight, bias, mean, var)
+    ),
     "batch_norm_eval": lambda x, mean, var, weight, bias, residual, *_: _norm(
         x, (residual,), (weight, bias, mean, var)
     ),

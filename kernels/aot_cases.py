@@ -89,7 +89,8 @@ def _channel_norms() -> None:
 
 def _matmul() -> None:
     for dtype in (BF16, FP16, FP32):
-        for rows, out, inner in ((50432, 3072, 768), (197, 768, 768), (8, 1000, 2048), (64, 1280, 320)):
+        problems = (50432, 3072, 768), (197, 768, 768), (8, 1000, 2048), (64, 1280, 320)
+        for rows, out, inner in problems[:2] if dtype is FP16 else problems:
             x, w, b = _x(rows, inner, dtype=dtype), _x(out, inner, dtype=dtype), _x(out, dtype=dtype)
             matmul.linear(x, w, b, None, "none")
             if dtype is BF16:
@@ -118,7 +119,8 @@ def _conv() -> None:
             y = conv.conv2d(x, w, None, None, *rest, "none")
             conv.conv2d_bwd_input(y, w, list(size), *rest, True)
             conv.conv2d_bwd_weight(y, x, list(weight_size), *rest, True)
-            if dtype is BF16 and size[1] in (64, 256):
+            if dtype is BF16 and size[1] in (64, 256, 512):
+                conv.conv2d_moments(x, w, *rest)
                 conv.conv2d(x, w, _x(w.shape[0]), y, *rest, "relu")
     x, w = _x(8, 128, 32, 32, last=True), _x(128, 64, 4, 4, last=True)
     conv.conv_transpose2d(x, w, _x(64), [2, 2], [1, 1], [0, 0], [1, 1], 1, "silu")
@@ -171,8 +173,8 @@ def _recurrent() -> None:
 def _losses() -> None:
     for dtype in (BF16, FP32):
         x = _x(64, 3, 64, 64, dtype=dtype)
-        for kind in KINDS_OF_LOSS if dtype is BF16 else ("mse", "bce_logits"):
-            for reduction in (0, 1):
+        for kind in KINDS_OF_LOSS if dtype is BF16 else ("mse",):
+            for reduction in (0, 1) if kind == "mse" else (1,):
                 gy = loss.pair_loss(x, x, kind, 1.0, reduction)
                 loss.pair_loss_bwd(gy, x, x, kind, 1.0, reduction, [True, True])
         for size in ((256, 1000), (8, 21, 512, 512)):

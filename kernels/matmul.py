@@ -19,6 +19,7 @@ from torch import Tensor
 from dlperf.ops.matmul import bmm_empty, linear_empty
 
 from ._launch import INTERPRETED, capability, cdiv, kernel, multiprocessors, power_of_two
+from ._moments import Moments, store_moments
 from ._products import NARROW, finish, precision, tile_of, within
 from ._tune import choose
 
@@ -32,6 +33,8 @@ def matmul_kernel(
     bias,
     residual,
     c,
+    means,
+    squares,
     m,
     n,
     k,
@@ -103,8 +106,10 @@ def matmul_kernel(
         if residual is not None:
             residual += at_outer * r_outer + at_inner * r_inner + corner * r_m + (tile_n * BLOCK_N).to(tl.int64) * r_n
         at_r = within(BLOCK_M, r_m, WIDE)[:, None] + within(BLOCK_N, r_n, WIDE)[None, :]
-        value = finish(acc * alpha, bias, residual, columns % n, at_r, inside, beta, KIND)
-        tl.store(c + at_c, value.to(c.dtype.element_ty), mask=inside)
+        value = finish(acc * alpha, bias, residual, columns % n, at_r, inside, beta, KIND).to(c.dtype.element_ty)
+        tl.store(c + at_c, value, mask=inside)
+        if means is not None:
+            store_moments(means, squares, value.to(tl.float32), row_there, columns, n, tile_m, m, BLOCK_M)
 
 
 @kernel()
@@ -135,7 +140,7 @@ def join_kernel(
     value = tl.zeros([ROWS, COLS], tl.float32)
     for _ in range(split):
         value += tl.load(parts + at, mask=inside, other=0.0)
-        parts += all_rows.to(tl.int64) * n
+        parts += tl.cast(all_rows, tl.int64) * n
     batch = rows // m
     at_r = ((batch // inner) * r_outer + (batch % inner) * r_inner + (rows % m) * r_m)[:, None] + columns[None, :] * r_n
     value = finish(value * alpha, bias, residual, columns % n, at_r, inside, beta, KIND)
@@ -149,6 +154,8 @@ def persistent_kernel(
     bias,
     residual,
     c,
+    means,
+    squares,
     m,
     n,
     k,
@@ -199,13 +206,16 @@ def persistent_kernel(
         rows = at_m + tl.arange(0, BLOCK_M)
         columns = at_n + tl.arange(0, BLOCK_N)
         inside = (rows < m)[:, None] & (columns < n)[None, :]
-        there = None
+        r_at = None
         if residual is not None:
-            there = residual + at_m.to(tl.int64) * r_m + at_n.to(tl.int64) * r_n
+            r_at = residual + at_m.to(tl.int64) * r_m + at_n.to(tl.int64) * r_n
         at_r = within(BLOCK_M, r_m, WIDE)[:, None] + within(BLOCK_N, r_n, WIDE)[None, :]
-        value = finish(acc * alpha, bias, there, columns % n, at_r, inside, beta, KIND)
+        value = finish(acc * alpha, bias, r_at, columns % n, at_r, inside, beta, KIND).to(c.dtype.element_ty)
         at_c = within(BLOCK_M, n, WIDE)[:, None] + tl.arange(0, BLOCK_N)[None, :]
-        tl.store(c + at_m.to(tl.int64) * n + at_n + at_c, value.to(c.dtype.element_ty), mask=inside)
+        tl.store(c + at_m.to(tl.int64) * n + at_n + at_c, value, mask=inside)
+        if means is not None:
+            there = (rows < m)[:, None]
+            store_moments(means, squares, value.to(tl.float32), there, columns, n, tile_m, m, BLOCK_M)
 
 
 @dataclass(frozen=True)
@@ -284,8 +294,12 @@ def product(
     beta: float,
     kind: str,
     how: str,
+    moments: Moments | None = None,
 ) -> None:
-    """c = act(alpha a b + bias + beta residual): x is [outer, inner, M, K] in a, y [outer, inner, K, N] in b."""
+    """c = act(alpha a b + bias + beta residual): x is [outer, inner, M, K] in a, y [outer, inner, K, N] in b.
+
+    moments: c's by column are wanted, of one matrix.
+    """
     outer, inner, m, k = x.size
     n = y.size[3]
     if m * n * outer * inner == 0:
@@ -294,7 +308,7 @@ def product(
     if alpha == 0.0:
         k = 0
     if k and _wants_persistent(chip, processors, a, b, x, y):
-        _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, processors)
+        _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, processors, moments)
         return
 
     def run(configuration: tuple) -> None:
@@ -302,7 +316,8 @@ def product(
         batch = outer * inner
         blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": _GROUP_M}
         out = c if split == 1 else a.new_empty((split, batch * m, n), dtype=torch.float32)
-        tensors = (a, b, bias, residual, out) if split == 1 else (a, b, None, None, out)
+        parts = (None, None) if moments is None or split > 1 else moments.parts(m, block_m)
+        tensors = (a, b, bias, residual, out, *parts) if split == 1 else (a, b, None, None, out, *parts)
         matmul_kernel(
             (batch * cdiv(m, block_m) * cdiv(n, block_n), split),
             *(*tensors, m, n, k, inner, *x.stride, *y.stride, *r_stride, alpha, beta),
@@ -325,6 +340,8 @@ def product(
                 ROWS=rows,
                 COLS=cols,
             )
+        if moments is not None:
+            moments.join() if split == 1 else moments.of(c, m)
 
     default = configure(chip, processors, a.itemsize, outer * inner, m, n, k)
     if INTERPRETED:
@@ -339,7 +356,7 @@ def _allocate(size: int, alignment: int, stream: int | None) -> Tensor:
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
-def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, processors) -> None:
+def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, processors, moments) -> None:
     m, k = x.size[2:]
     n = y.size[3]
     if not INTERPRETED:
@@ -347,9 +364,25 @@ def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, proc
 
     def run(configuration: tuple) -> None:
         block_m, block_n, block_k, warps, stages, specialize = configuration
+        parts = (None, None) if moments is None else moments.parts(m, block_m)
         persistent_kernel(
             (min(cdiv(m, block_m) * cdiv(n, block_n), processors),),
-            *(a, b, bias, residual, c, m, n, k, _rows_for_tma(a, x), _rows_for_tma(b, y), *r_stride[2:], alpha, beta),
+            *(
+                a,
+                b,
+                bias,
+                residual,
+                c,
+                *parts,
+                m,
+                n,
+                k,
+                _rows_for_tma(a, x),
+                _rows_for_tma(b, y),
+                *r_stride[2:],
+                alpha,
+                beta,
+            ),
             KIND=kind,
             A_BY_K=x.stride[3] != 1,
             B_BY_K=y.stride[2] != 1,
@@ -362,9 +395,11 @@ def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, proc
             num_warps=warps,
             num_stages=stages,
         )
+        if moments is not None:
+            moments.join()
 
     # A specialized kernel's few registers have no room for a longer epilogue.
-    short = residual is None and kind in ("none", "relu")
+    short = residual is None and kind in ("none", "relu") and moments is None
     candidates = PERSISTENT if short else PERSISTENT[1:]
     problem = f"persistent {a.dtype} {m} {n} {k} {x.stride[3] == 1} {y.stride[2] == 1} {short}"
     run(choose(a.device, problem, candidates[0], candidates, run))
