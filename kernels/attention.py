@@ -371,13 +371,15 @@ def attention_bwd(
     stats, mask = stats.contiguous(), _near_mask(mask)
     sizes, m, inner_scale, keep, constants = _common(q, k, v, mask, causal, scale, dropout_p)
     pairs, queries, keys = q.shape[0] * q.shape[1], q.shape[2], k.shape[2]
+    kv_pairs = k.shape[0] * k.shape[1]
+    short = _short("backward", q, k, constants)
+    if not INTERPRETED and kv_pairs < multiprocessors(q.device):
+        short = None  # its one program a head of keys would leave the card idle
     d_scores = None
     if mask_grad:  # a matrix of scores anyway, unless the mask is broadcast
-        d_scores = torch.zeros((*q.shape[:3], keys), dtype=torch.float32, device=q.device)
-    short = _short("backward", q, k, constants)
-    kv_pairs = k.shape[0] * k.shape[1]
-    # One program a head of keys: enough of them, or the general kernels share a head out.
-    if short is not None and (INTERPRETED or kv_pairs >= multiprocessors(q.device)):
+        make = torch.zeros if short is None else torch.empty
+        d_scores = make((*q.shape[:3], keys), dtype=torch.float32, device=q.device)
+    if short is not None:
         strides = [t.stride()[:3] for t in (go, q, k, v)], [t.stride()[:3] for t in (out, gq, gk, gv)]
         strides = (*chain(*strides[0]), *m, *chain(*strides[1]))
         _short_attention.backward_kernel(

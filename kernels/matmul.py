@@ -237,6 +237,9 @@ CONFIGURATIONS = {
 FEW_ROWS = {2: (16, 128, 64, 4, 4), 4: (16, 64, 32, 4, 3)}
 # The same and whether warps are specialized, which triton does at four warps alone.
 PERSISTENT = ((128, 128, 64, 4, 3, True), (128, 128, 64, 8, 4, False))
+# By capability, the first triton that was seen to specialize: 3.6 fails to compile it for 10.0.
+_SPECIALIZES = {90: (3, 6), 100: (3, 8)}
+_TRITON = tuple(map(int, triton.__version__.split(".")[:2]))
 
 
 def _candidates(chip: int, itemsize: int) -> tuple[tuple, ...]:
@@ -400,6 +403,7 @@ def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, proc
 
     # A specialized kernel's few registers have no room for a longer epilogue.
     short = residual is None and kind in ("none", "relu") and moments is None
+    short = short and _SPECIALIZES[90 if capability(a.device) < 100 else 100] <= _TRITON
     candidates = PERSISTENT if short else PERSISTENT[1:]
     problem = f"persistent {a.dtype} {m} {n} {k} {x.stride[3] == 1} {y.stride[2] == 1} {short}"
     run(choose(a.device, problem, candidates[0], candidates, run))
