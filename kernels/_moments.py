@@ -12,8 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ._channels import Grid, moments_kernel
-from ._launch import cdiv
+from ._launch import cdiv, kernel
 from .batch_norm import join_moments_kernel
+
+MOST_PARTS = 256  # that one program joins; tiles above them are merged first, on all processors
+GROUP = 32
 
 
 @triton.jit
@@ -25,6 +28,25 @@ def store_moments(means, squares, value, row_there, columns, width, tile, rows, 
     at = tile.to(tl.int64) * width + columns
     tl.store(means + at, mean, mask=columns < width)
     tl.store(squares + at, tl.sum(delta * delta, 0), mask=columns < width)
+
+
+@kernel()
+def merge_kernel(
+    means, squares, to_means, to_squares, channels, tiles, rows, step, GROUP: tl.constexpr, COLS: tl.constexpr
+):
+    """GROUP neighbouring tiles of ``step`` rows as one, by the pairwise rule of Chan, Golub & LeVeque (1979)."""
+    c = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    tile = tl.program_id(1) * GROUP + tl.arange(0, GROUP)
+    inside = (tile < tiles)[:, None] & (c < channels)[None, :]
+    at = tile[:, None].to(tl.int64) * channels + c[None, :]
+    count = tl.maximum(tl.minimum(rows - tile * step, step), 0).to(tl.float32)[:, None]
+    mean = tl.load(means + at, mask=inside, other=0.0)
+    center = tl.sum(count * mean, 0) / tl.sum(count, 0)
+    delta = tl.where(inside, mean - center[None, :], 0.0)
+    square = tl.load(squares + at, mask=inside, other=0.0) + count * delta * delta
+    at = tl.program_id(1).to(tl.int64) * channels + c
+    tl.store(to_means + at, center, mask=c < channels)
+    tl.store(to_squares + at, tl.sum(square, 0), mask=c < channels)
 
 
 class Moments:
@@ -41,6 +63,12 @@ class Moments:
 
     def join(self) -> None:
         c = self.mean.shape[0]
+        while self.tiles > MOST_PARTS:
+            means, squares, tiles, step = self.means, self.squares, self.tiles, self.block_m
+            merged = self.parts(self.rows, step * GROUP)
+            numbers = (c, tiles, self.rows, step)
+            grid = (cdiv(c, 32), self.tiles)
+            merge_kernel(grid, means, squares, *merged, *numbers, GROUP=GROUP, COLS=32)
         numbers = (c, c, self.tiles, self.tiles, self.rows, self.block_m)
         arguments = (self.means, self.squares, self.mean, self.var, *numbers)
         join_moments_kernel((cdiv(c, 32),), *arguments, ROWS=32, COLS=32)

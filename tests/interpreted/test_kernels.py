@@ -7,7 +7,7 @@ import torch
 
 import dlperf
 from dlperf.diffusion.functional import ddpm_step
-from dlperf.kernels import _launch, layer_norm, matmul, softmax
+from dlperf.kernels import _launch, _moments, conv, layer_norm, matmul, softmax
 from dlperf.kernels import attention as attention_kernels
 from dlperf.nn import functional as F
 from dlperf.ops.attention import attention, attention_bwd
@@ -123,6 +123,17 @@ def test_strides_that_take_64_bits(transposed, monkeypatch):
     a = a.t().contiguous().t() if transposed else a
     truth = r.double() + a.double() @ b.double()
     assert_matches(F.linear(a, b.t(), residual=r), truth, reduction=50)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_many_tiles_of_moments_are_merged_first(kernel_size, monkeypatch):
+    monkeypatch.setattr(_moments, "MOST_PARTS", 2)
+    monkeypatch.setattr(_moments, "GROUP", 4)
+    x, w = torch.randn(6, 8, 13, 11) + 3, torch.randn(20, 8, kernel_size, kernel_size)
+    y, mean, var = conv.conv2d_moments(x, w, [1, 1], [0, 0], [1, 1], 1)
+    truth = torch.nn.functional.conv2d(x.double(), w.double())
+    assert_matches(mean, truth.mean((0, 2, 3)), reduction=y.numel() // 20)
+    assert_matches(var, truth.var((0, 2, 3), unbiased=False), reduction=y.numel() // 20)
 
 
 def test_rows_without_keys_are_zero_and_their_gradients_too():
