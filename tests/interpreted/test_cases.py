@@ -32,7 +32,9 @@ def test_every_operator_of_the_backend_was_served_by_some_case():
     served = set()
     for case in CASES:
         dtype = torch.float32 if torch.float32 in case.dtypes else torch.float16
-        served.update(run_case(case, dtype, "reference").served)
+        # the reference tells as much in less time, but has the statistics gathered by nobody
+        teller = "triton" if case.function == "conv2d_batch_norm" else "reference"
+        served.update(run_case(case, dtype, teller).served)
         if served.issuperset(backend.FAMILY_OF):
             break
     # relu(inplace=True) alone calls it: tested in test_kernels.py
