@@ -93,13 +93,44 @@ def rows(device: str, dtype: torch.dtype, tiny: bool) -> Iterator[Work]:
 
     shapes = ((2, 2, 20, 16, False),) if tiny else (
         *((4, 16, s, d, c) for s in (1024, 4096, 16384) for d in (64, 128) for c in (False, True)),
-        (64, 6, 197, 64, False), (64, 12, 577, 64, False),
+        (64, 6, 197, 64, False), (64, 12, 257, 64, False), (64, 12, 577, 64, False),
     )  # fmt: skip
     for b, h, s, d, causal in shapes:
         q, k_, v = (random(b, h, s, d) for _ in range(3))
         sides = [partial(f.scaled_dot_product_attention, q, k_, v, is_causal=causal) for f in (ours, theirs)]
         label = f"attention {b}x{h}x{s}x{d}{' causal' if causal else ''}"
         yield from _pair(label, *sides, [q, k_, v], 4.0 * b * h * s * s * d / (2 if causal else 1))
+
+    windows, heads, tokens = (2, 2, 9) if tiny else (4096, 6, 49)
+    q, k_, v = (random(windows, heads, tokens, 32) for _ in range(3))
+    bias = random(1, heads, tokens, tokens)
+    sides = [lambda f=f: f.scaled_dot_product_attention(q, k_, v, bias) for f in (ours, theirs)]
+    flop = 4.0 * windows * heads * tokens * tokens * 32
+    yield from _pair(f"attention in windows {windows}x{heads}x{tokens}x32", *sides, [q, k_, v, bias], flop)
+
+    c, side = (8, 5) if tiny else (256, 28)
+    for r in (1, 3):
+        x, w = random(n, c, side, side, last=True), random(c, c, r, r, last=True)
+        a, b = (torch.ones(c, device=device).requires_grad_() for _ in "ab")
+        yield from _pair(
+            f"conv2d {r}x{r}+batch_norm+relu {c} {side}x{side}",
+            partial(_ours_conv_norm, x, w, a, b, r // 2),
+            partial(_theirs_conv_norm, x, w, a, b, r // 2),
+            [x, w, a, b],
+            2.0 * n * side * side * c * c * r * r,
+        )
+
+    steps, hidden = (3, 16) if tiny else (128, 1024)
+    x, h = random(steps, n, hidden), torch.zeros(n, hidden, device=device, dtype=dtype)
+    cell = torch.nn.LSTM(hidden, hidden, device=device, dtype=dtype)
+    weights = [w.detach().requires_grad_() for w in cell.parameters()]
+    yield from _pair(
+        f"lstm {steps}x{n}x{hidden}",
+        lambda: ours.lstm_layer(x, h, h, *weights)[0],
+        lambda: torch.lstm(x, (h[None], h[None]), weights, True, 1, 0.0, True, False, False)[0],
+        [x, *weights],
+        2.0 * steps * n * 8 * hidden * hidden,
+    )
 
     side = 4 if tiny else 56
     x, w, b = random(n, 64, side, side, last=True), *(torch.ones(64, device=device).requires_grad_() for _ in "wb")
@@ -128,6 +159,11 @@ def rows(device: str, dtype: torch.dtype, tiny: bool) -> Iterator[Work]:
     yield from _pair("softmax 768", *sides, [x], bytes=2.0 * x.numel() * item)
     sides = [lambda f=f: f.silu(x) for f in (ours, theirs)]
     yield from _pair("silu", *sides, [x], bytes=2.0 * x.numel() * item)
+    sides = [lambda f=f: f.glu(x, -1) for f in (ours, theirs)]
+    yield from _pair("glu", *sides, [x], bytes=1.5 * x.numel() * item)
+    target = random(*x.shape)
+    sides = [lambda f=f: f.mse_loss(x, target) for f in (ours, theirs)]
+    yield from _pair("mse_loss", *sides, [x, target], bytes=2.0 * x.numel() * item)
 
     sample, noise = (torch.randn(n, 3, 8 if tiny else 256, 64, device=device) for _ in "xz")
     with torch.no_grad():
@@ -138,6 +174,14 @@ def rows(device: str, dtype: torch.dtype, tiny: bool) -> Iterator[Work]:
             lambda: _eager_ddpm(sample, sample, noise, 0.5, 0.52),
             bytes=4.0 * sample.numel() * 4,
         )
+
+
+def _ours_conv_norm(x, w, a, b, padding: int):
+    return ours.conv2d_batch_norm(x, w, None, None, a, b, padding=padding, activation="relu")
+
+
+def _theirs_conv_norm(x, w, a, b, padding: int):
+    return theirs.relu(theirs.batch_norm(theirs.conv2d(x, w, padding=padding), None, None, a, b, True))
 
 
 def _eager_ddpm(model, x, z, now: float, before: float):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._launch import INTERPRETED
-from ._rules import RULES
+from ._rules import ON_DEVICE, RULES
 
 LEAST_CAPABILITY = 80
 
@@ -11,13 +11,22 @@ LEAST_CAPABILITY = 80
 families: dict[str, tuple[str, ...]] = {
     "activation": ("activation", "activation_", "activation_bwd"),
     "add": ("add",),
+    "glu": ("glu", "glu_bwd"),
     "dropout": ("dropout",),
     "softmax": ("softmax", "softmax_bwd"),
     "cross_entropy": ("cross_entropy", "cross_entropy_bwd"),
+    "loss": ("pair_loss", "pair_loss_bwd", "nll_loss", "nll_loss_bwd"),
     "layer_norm": ("layer_norm", "layer_norm_bwd", "rms_norm", "rms_norm_bwd"),
-    "batch_norm": ("batch_norm_train", "batch_norm_eval", "batch_norm_bwd", "batch_norm_update"),
+    "batch_norm": (
+        "batch_norm_train",
+        "batch_norm_given",
+        "batch_norm_eval",
+        "batch_norm_bwd",
+        "batch_norm_update",
+    ),
     "matmul": ("linear", "bmm"),
-    "conv": ("conv2d", "conv2d_bwd_input", "conv2d_bwd_weight", "conv_transpose2d"),
+    "conv": ("conv2d", "conv2d_moments", "conv2d_bwd_input", "conv2d_bwd_weight", "conv_transpose2d"),
+    "recurrent": ("recurrent", "recurrent_bwd"),
     "attention": ("attention", "attention_bwd"),
     "diffusion": ("diffusion_step", "add_noise"),
     "pool": ("max_pool", "max_pool_bwd", "avg_pool", "avg_pool_bwd"),
@@ -28,4 +37,4 @@ families: dict[str, tuple[str, ...]] = {
     "group_norm": ("group_norm", "group_norm_bwd"),
 }
 
-__all__ = ["INTERPRETED", "LEAST_CAPABILITY", "RULES", "families"]
+__all__ = ["INTERPRETED", "LEAST_CAPABILITY", "ON_DEVICE", "RULES", "families"]

@@ -149,7 +149,9 @@ def multiprocessors(device: torch.device) -> int:
 @lru_cache(maxsize=64)
 def _properties(index: int) -> tuple[int, int]:
     major, minor = torch.cuda.get_device_capability(index)
-    return major * 10 + minor, torch.cuda.get_device_properties(index).multi_processor_count
+    # 12.x multiplies as 8.x does, in as little shared memory: it gets the same tiles.
+    chip = 80 if major >= 12 else major * 10 + minor
+    return chip, torch.cuda.get_device_properties(index).multi_processor_count
 
 
 def power_of_two(n: int) -> int:

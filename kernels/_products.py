@@ -8,6 +8,16 @@ import triton.language as tl
 
 from ._activation_math import act
 
+# The longest stride of a tile's offsets in 32 bits: 512 and 128 of them together stay below 2^31.
+NARROW = 2**21
+
+
+@triton.jit
+def within(COUNT: tl.constexpr, stride, WIDE: tl.constexpr):
+    """Offsets of a tile's COUNT neighbours, in 64 bits where WIDE."""
+    at = tl.arange(0, COUNT)
+    return (at.to(tl.int64) if WIDE else at) * stride
+
 
 @triton.jit
 def tile_of(number, tiles_m, tiles_n, GROUP_M: tl.constexpr):

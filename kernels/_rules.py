@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._products import NARROW
+
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -31,6 +33,12 @@ def _cross_entropy(x, target, weight, *_) -> str | None:
     if target.is_floating_point() and target.dtype is not x.dtype:
         return "the dtypes of logits and probabilities differ"
     return _dtype(x)
+
+
+def _nll(values, target, weight, *_) -> str | None:
+    if weight is not None and weight.dtype is not values.dtype:
+        return "the dtypes of weight and input differ"
+    return _dtype(values)
 
 
 def _update(running_mean, running_var, mean, var, *_) -> str | None:
@@ -60,6 +68,8 @@ def _attention(q, k, v, mask, *floating) -> str | None:
             return "the tensors' dtypes differ"
     if mask is not None and mask.dtype not in _MASKS:
         return f"the kernels take no {str(mask.dtype).removeprefix('torch.')} mask"
+    if mask is not None and k.shape[2] > NARROW:
+        return f"a mask's rows are longer than {NARROW}"
     if q.shape[3] > _MOST_HEAD_DIM or v.shape[3] > _MOST_HEAD_DIM:
         return f"head dimensions are above {_MOST_HEAD_DIM}"
     return _dtype(q)
@@ -106,6 +116,7 @@ RULES: dict = {
     "attention": lambda q, k, v, mask, *_: _attention(q, k, v, mask),
     "attention_bwd": lambda go, q, k, v, mask, rng, out, *_: _attention(q, k, v, mask, go, out),
     "conv2d": _conv,
+    "conv2d_moments": _conv,
     "conv2d_bwd_input": _conv,
     "conv2d_bwd_weight": _conv,
     "conv_transpose2d": _conv,
@@ -114,11 +125,16 @@ RULES: dict = {
     "dropout": lambda x, *_: _dtype(x),
     "cross_entropy": _cross_entropy,
     "cross_entropy_bwd": lambda gloss, *args: _cross_entropy(*args),
+    "nll_loss": _nll,
+    "nll_loss_bwd": _nll,
     "layer_norm": lambda x, weight, bias, *_: _norm(x, (), (weight, bias)),
     "rms_norm": lambda x, weight, *_: _norm(x, (), (weight,)),
     "layer_norm_bwd": lambda gy, x, weight, bias, *_: _norm(x, (gy,), (weight, bias)),
     "rms_norm_bwd": lambda gy, x, weight, *_: _norm(x, (gy,), (weight,)),
     "batch_norm_train": lambda x, weight, bias, residual, *_: _norm(x, (residual,), (weight, bias)),
+    "batch_norm_given": lambda x, mean, var, weight, bias, residual, *_: _norm(
+        x, (residual,), (weight, bias, mean, var)
+    ),
     "batch_norm_eval": lambda x, mean, var, weight, bias, residual, *_: _norm(
         x, (residual,), (weight, bias, mean, var)
     ),
@@ -128,4 +144,10 @@ RULES: dict = {
     "group_norm_bwd": lambda gy, x, weight, bias, stats, groups, eps, activation, wanted: _group_norm(
         x, weight, bias, activation, gy
     ),
+}
+
+# Operators whose batch_sizes lie on the CPU: the arguments without them.
+ON_DEVICE: dict = {
+    "recurrent": lambda args: (*args[:7], *args[8:]),
+    "recurrent_bwd": lambda args: (*args[:10], *args[11:]),
 }

@@ -1,13 +1,15 @@
 """Which configuration a call gets: the default of the source, or what a search on this machine found.
 
-With DLPERF_AUTOTUNE=1 the first call of a problem times the family's candidates and keeps the best in the user's
-cache, by card and triton version. Without it nothing is ever timed, and what an earlier search stored is used.
+With DLPERF_AUTOTUNE=1 the first call of a problem times the family's candidates, default first, for two seconds at
+most, and keeps the best in the user's cache, by card and triton version. Without it nothing is ever timed, and what an
+earlier search stored is used.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from ._launch import INTERPRETED, is_recording
 
 SEARCHES = os.environ.get("DLPERF_AUTOTUNE", "") not in ("", "0")
 _MILLISECONDS = 20  # of each candidate
+SECONDS = 2.0  # of a search: a candidate is not begun after them
 
 _stored: dict[str, dict[str, list]] = {}
 
@@ -55,8 +58,10 @@ def choose(
         return known if known in candidates else default
     if not SEARCHES or torch.cuda.is_current_stream_capturing():
         return default
-    times = {}
+    times, start = {}, time.monotonic()
     for candidate in dict.fromkeys((default, *candidates)):
+        if times and time.monotonic() - start > SECONDS:
+            break
         try:
             times[candidate] = triton.testing.do_bench(lambda c=candidate: run(c), warmup=5, rep=_MILLISECONDS)
         except triton.runtime.errors.OutOfResources:

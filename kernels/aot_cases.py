@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from dlperf.ops.activation import KINDS
+from dlperf.ops.loss import KINDS as KINDS_OF_LOSS
+from dlperf.ops.recurrent import GATES
 
 from . import (
     activation,
@@ -17,11 +19,14 @@ from . import (
     diffusion,
     dropout,
     embedding,
+    glu,
     group_norm,
     layer_norm,
+    loss,
     matmul,
     pixel_shuffle,
     pool,
+    recurrent,
     softmax,
     upsample,
 )
@@ -83,16 +88,18 @@ def _channel_norms() -> None:
 
 
 def _matmul() -> None:
-    for dtype in (BF16, FP16, FP32):
-        for rows, out, inner in ((50432, 3072, 768), (197, 768, 768), (8, 1000, 2048), (64, 1280, 320)):
+    problems = (50432, 3072, 768), (197, 768, 768), (8, 1000, 2048), (64, 1280, 320)
+    for dtype, count in ((BF16, 4), (FP16, 1), (FP32, 3)):
+        for number, (rows, out, inner) in enumerate(problems[:count]):
             x, w, b = _x(rows, inner, dtype=dtype), _x(out, inner, dtype=dtype), _x(out, dtype=dtype)
             matmul.linear(x, w, b, None, "none")
-            if dtype is BF16:
+            if dtype is BF16 and number < 2:
                 matmul.linear(x, w, b, _x(rows, out), "gelu")
                 matmul.linear(_x(rows, out), w.t(), None, None, "none")  # the gradient of x
                 matmul.linear(_x(rows, out).t(), x.t(), None, None, "none")  # and of the weight
         q = _x(96, 197, 64, dtype=dtype)
-        matmul.bmm(q, q.mT, None, None, 0.0, 0.125, "none")
+        if dtype is not FP16:
+            matmul.bmm(q, q.mT, None, None, 0.0, 0.125, "none")
 
 
 def _conv() -> None:
@@ -107,13 +114,14 @@ def _conv() -> None:
         ((64, 96, 56, 56), (96, 1, 3, 3), 1, 1, 96),
     )
     for dtype in (BF16, FP32):
-        for size, weight_size, stride, padding, groups in layers:
+        for size, weight_size, stride, padding, groups in layers if dtype is BF16 else layers[:5:2] + layers[6:]:
             x, w = _x(*size, dtype=dtype, last=True), _x(*weight_size, dtype=dtype, last=True)
             rest = ([stride] * 2, [padding] * 2, [1, 1], groups)
             y = conv.conv2d(x, w, None, None, *rest, "none")
             conv.conv2d_bwd_input(y, w, list(size), *rest, True)
             conv.conv2d_bwd_weight(y, x, list(weight_size), *rest, True)
-            if dtype is BF16 and size[1] in (64, 256):
+            if dtype is BF16 and size[1] in (64, 256, 512):
+                conv.conv2d_moments(x, w, *rest)
                 conv.conv2d(x, w, _x(w.shape[0]), y, *rest, "relu")
     x, w = _x(8, 128, 32, 32, last=True), _x(128, 64, 4, 4, last=True)
     conv.conv_transpose2d(x, w, _x(64), [2, 2], [1, 1], [0, 0], [1, 1], 1, "silu")
@@ -138,9 +146,46 @@ def _attention() -> None:
     _attend((8, 16, 16, 2048, 2048, 64), FP16, True, None, 0.0)
     _attend((8, 16, 16, 1024, 1024, 64), BF16, False, None, 0.1)
     _attend((64, 6, 6, 197, 197, 64), BF16, False, None, 0.1)
+    for tokens in (257, 577):
+        _attend((64, 12, 12, tokens, tokens, 64), BF16, False, None, 0.0)
+    _attend((1, 6, 6, 197, 197, 64), BF16, False, None, 0.0)
+    _attend((64, 16, 16, 77, 77, 64), BF16, True, None, 0.0)
     _attend((512, 3, 3, 49, 49, 32), BF16, False, _x(1, 3, 49, 49), 0.0)
+    _attend((512, 3, 3, 64, 64, 32), BF16, False, _x(512, 3, 64, 64), 0.0)
+    _attend((512, 3, 3, 1024, 1024, 32), BF16, False, _x(1, 3, 1024, 1024), 0.0)
+    _attend((64, 6, 6, 1025, 1025, 64), BF16, False, None, 0.1)
     _attend((8, 16, 16, 1024, 1024, 64), BF16, False, _x(8, 1, 1, 1024, dtype=torch.bool), 0.0)
     _attend((8, 8, 8, 1024, 77, 40), BF16, False, None, 0.0)
+
+
+def _recurrent() -> None:
+    for dtype, cells in ((BF16, tuple(GATES)), (FP32, ("lstm",))):
+        for cell in cells:
+            many = GATES[cell]
+            sizes = (2, 64, 512), (many * 512, 512), (many * 512,), (64, 512)
+            x, w, b, h = (_x(*size, dtype=dtype) for size in sizes)
+            c = h if cell == "lstm" else None
+            wanted = [True, True, cell == "lstm", True, True, True, True]
+            y, _, _, gates, kept = recurrent.recurrent(x, h, c, w, w, b, b, None, cell, False, True)
+            recurrent.recurrent_bwd(y, h, c, x, h, c, w, w, b, b, None, y, gates, kept, cell, False, wanted)
+    recurrent.recurrent(x, h, c, w, w, b, b, None, cell, False, False)
+
+
+def _losses() -> None:
+    for dtype in (BF16, FP32):
+        x = _x(64, 3, 64, 64, dtype=dtype)
+        for kind in KINDS_OF_LOSS if dtype is BF16 else ("mse",):
+            for reduction in (0, 1) if kind == "mse" else (1,):
+                gy = loss.pair_loss(x, x, kind, 1.0, reduction)
+                loss.pair_loss_bwd(gy, x, x, kind, 1.0, reduction, [True, True])
+        for size in ((256, 1000), (8, 21, 512, 512)):
+            x, target = _x(*size, dtype=dtype), _x(size[0], *size[2:], dtype=I64)
+            gy, total = loss.nll_loss(x, target, None, -100, 1)
+            loss.nll_loss_bwd(gy, target, None, total, list(size), -100, 1)
+    for kind in ("sigmoid", "gelu", "silu"):
+        for size in ((50432, 2 * 3072), (64, 512, 32, 32)):
+            x = _x(*size)
+            glu.glu_bwd(glu.glu(x, 1, kind), x, 1, kind)
 
 
 def _images() -> None:
@@ -179,4 +224,6 @@ def call_every_launcher() -> None:
     _matmul()
     _conv()
     _attention()
+    _recurrent()
+    _losses()
     _images()

@@ -3,12 +3,14 @@
 Forward keeps a running maximum and sum (Milakov & Gimelshein 2018; Dao et al. 2022). Backward computes the
 probabilities again: one kernel by blocks of keys for gk and gv, one by blocks of queries for gq and the mask's
 gradient, so that nothing is added atomically and results have the same bits every run. Without a mask scores are kept
-in base 2; with one in base e, where the lowest finite numbers that masks hold are still finite.
+in base 2; with one in base e, where the lowest finite numbers that masks hold are still finite. Few keys go to
+``_short_attention.py``.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import torch
 import triton
@@ -17,86 +19,44 @@ from torch import Tensor
 
 from dlperf.ops.attention import attention_bwd_empty, attention_empty
 
-from ._launch import INTERPRETED, capability, cdiv, kernel, power_of_two
-from ._philox import ATTENTION_STREAM, four_by_four, philox, word_of
-from ._products import precision
+from . import _short_attention
+from ._attention_math import exp, kept, probabilities, put, put_scores, put_statistics, scores, turned, upright
+from ._launch import INTERPRETED, capability, cdiv, kernel, multiprocessors, power_of_two
+from ._products import NARROW, precision
+from ._short_attention import tiles
 from ._tune import choose
 
 _LOG2_E = 1.4426950408889634
-_LN_2 = tl.constexpr(0.6931471805599453)
-
-
-@triton.jit
-def _exp(x, BASE_2: tl.constexpr):
-    if BASE_2:
-        return tl.exp2(x)
-    else:
-        return tl.exp(x)
-
-
-@triton.jit
-def _kept(rng, row_start, rows, columns, keys, threshold, keep_scale, BY_4: tl.constexpr, BLOCK_N: tl.constexpr):
-    """1 / (1 - p) where an entry stays, 0 where it is dropped; [rows, columns], columns from one multiple of 4 on."""
-    element = (row_start + rows)[:, None] * keys + columns[None, :]
-    if BY_4:
-        first = tl.min(columns, 0)
-        block = ((row_start + rows)[:, None] * keys + first + (tl.arange(0, BLOCK_N // 4) * 4)[None, :]) >> 2
-        w0, w1, w2, w3 = philox(rng, block, 0, 0, ATTENTION_STREAM)
-        word = four_by_four(w0, w1, w2, w3)
-    else:
-        word = word_of(element, rng, 0, 0, ATTENTION_STREAM)
-    return tl.where((word >> 8) >= threshold, keep_scale, 0.0)
-
-
-@triton.jit
-def _scores(
-    q, kt, mask, rows, columns, m_row, m_col, queries, keys, scale, CAUSAL: tl.constexpr, EDGES: tl.constexpr,
-    MASK: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """scale q k^T + mask, minus infinity where a key takes no part. EDGES: some of the tile may lie outside."""
-    s = tl.dot(q, kt, input_precision=PRECISION) * scale
-    if MASK != "none":
-        at = mask + rows[:, None].to(tl.int64) * m_row + columns[None, :].to(tl.int64) * m_col
-        inside = (rows < queries)[:, None] & (columns < keys)[None, :]
-        if MASK == "bool":
-            s = tl.where(tl.load(at, mask=inside, other=0) != 0, s, float("-inf"))
-        else:
-            s += tl.load(at, mask=inside, other=0.0).to(tl.float32)
-    if EDGES:
-        there = (columns < keys)[None, :]
-        if CAUSAL:
-            there = there & (columns[None, :] <= rows[:, None])
-        s = tl.where(there, s, float("-inf"))
-    return s
 
 
 @triton.jit
 def _forward_blocks(
-    acc, top, total, q, k, v, mask, rng, rows, start, stop, k_row, v_row, m_row, m_col, queries, keys, e, ev, scale,
-    row_start, threshold, keep_scale, CAUSAL: tl.constexpr, EDGES: tl.constexpr, MASK: tl.constexpr,
+    acc, top, total, q, k, v, mask, rng, first_row, start, stop, k_row, v_row, m_row, m_col, queries, keys, e, ev,
+    scale, row_start, threshold, keep_scale, CAUSAL: tl.constexpr, EDGES: tl.constexpr, MASK: tl.constexpr,
     DROPOUT: tl.constexpr, BY_4: tl.constexpr, PRECISION: tl.constexpr, E: tl.constexpr, EV: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    depth, width = tl.arange(0, E), tl.arange(0, EV)
+    width = tl.arange(0, EV)
     BASE_2: tl.constexpr = MASK == "none"
     for first in range(start, stop, BLOCK_N):
-        columns = first + tl.arange(0, BLOCK_N)
-        inside = (depth < e)[:, None]
-        if EDGES:
-            inside = inside & (columns < keys)[None, :]
-        kt = tl.load(k + columns[None, :].to(tl.int64) * k_row + depth[:, None], mask=inside, other=0.0)
-        s = _scores(q, kt, mask, rows, columns, m_row, m_col, queries, keys, scale, CAUSAL, EDGES, MASK, PRECISION)
+        kt = turned(k, first, keys, k_row, e, BLOCK_N, E, EDGES)
+        s = scores(
+            q, kt, mask, first_row, first, m_row, m_col, queries, keys, scale, CAUSAL, EDGES, MASK, PRECISION, BLOCK_M,
+            BLOCK_N,
+        )  # fmt: skip
         higher = tl.maximum(top, tl.max(s, 1))
         base = tl.where(higher == float("-inf"), 0.0, higher)
-        p = _exp(s - base[:, None], BASE_2)
-        shrink = _exp(top - base, BASE_2)
+        p = exp(s - base[:, None], BASE_2)
+        shrink = exp(top - base, BASE_2)
         total = total * shrink + tl.sum(p, 1)
         if DROPOUT:
-            p *= _kept(rng, row_start, rows, columns, keys, threshold, keep_scale, BY_4, BLOCK_N)
+            p *= kept(rng, row_start, first_row, first, keys, threshold, keep_scale, BY_4, BLOCK_M, BLOCK_N)
+        at = tl.arange(0, BLOCK_N)
         inside = (width < ev)[None, :]
         if EDGES:
-            inside = inside & (columns < keys)[:, None]
-        values = tl.load(v + columns[:, None].to(tl.int64) * v_row + width[None, :], mask=inside, other=0.0)
+            inside = inside & (first + at < keys)[:, None]
+        v_at = v + tl.cast(first, tl.int64) * v_row + (at[:, None] * v_row + width[None, :])
+        values = tl.load(v_at, mask=inside, other=0.0)
         acc = tl.dot(p.to(values.dtype), values, acc * shrink[:, None], input_precision=PRECISION)
         top = higher
     return acc, top, total
@@ -114,42 +74,34 @@ def forward_kernel(
     block = blocks - 1 - tl.program_id(0) % blocks
     pair = (tl.program_id(0) // blocks).to(tl.int64)
     batch, head = pair // heads, pair % heads
-    rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    depth, width = tl.arange(0, E), tl.arange(0, EV)
-    q += batch * q_b + head * q_h
+    first_row = block * BLOCK_M
     k += batch * k_b + (head // group) * k_h
     v += batch * v_b + (head // group) * v_h
     if MASK != "none":
         mask += batch * m_b + head * m_h
-    there = rows < queries
-    at = q + rows[:, None].to(tl.int64) * q_row + depth[None, :]
-    q_tile = tl.load(at, mask=there[:, None] & (depth < e)[None, :], other=0.0)
+    q_tile = upright(q + batch * q_b + head * q_h, first_row, queries, q_row, e, BLOCK_M, E)
     acc = tl.zeros([BLOCK_M, EV], tl.float32)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     whole = keys // BLOCK_N * BLOCK_N
     stop = keys
     if CAUSAL:
-        whole = tl.minimum(whole, block * BLOCK_M // BLOCK_N * BLOCK_N)
-        stop = tl.minimum(keys, (block + 1) * BLOCK_M)
+        whole = tl.minimum(whole, first_row // BLOCK_N * BLOCK_N)
+        stop = tl.minimum(keys, first_row + BLOCK_M)
     row_start = pair * queries
     acc, top, total = _forward_blocks(
-        acc, top, total, q_tile, k, v, mask, rng, rows, 0, whole, k_row, v_row, m_row, m_col, queries, keys, e, ev,
-        scale, row_start, threshold, keep_scale, CAUSAL, False, MASK, DROPOUT, BY_4, PRECISION, E, EV, BLOCK_N,
+        acc, top, total, q_tile, k, v, mask, rng, first_row, 0, whole, k_row, v_row, m_row, m_col, queries, keys, e,
+        ev, scale, row_start, threshold, keep_scale, CAUSAL, False, MASK, DROPOUT, BY_4, PRECISION, E, EV, BLOCK_M,
+        BLOCK_N,
     )  # fmt: skip
     acc, top, total = _forward_blocks(
-        acc, top, total, q_tile, k, v, mask, rng, rows, whole, stop, k_row, v_row, m_row, m_col, queries, keys, e, ev,
-        scale, row_start, threshold, keep_scale, CAUSAL, True, MASK, DROPOUT, BY_4, PRECISION, E, EV, BLOCK_N,
+        acc, top, total, q_tile, k, v, mask, rng, first_row, whole, stop, k_row, v_row, m_row, m_col, queries, keys, e,
+        ev, scale, row_start, threshold, keep_scale, CAUSAL, True, MASK, DROPOUT, BY_4, PRECISION, E, EV, BLOCK_M,
+        BLOCK_N,
     )  # fmt: skip
-    empty = total == 0.0
-    value = acc / tl.where(empty, 1.0, total)[:, None]
-    at = out + batch * o_b + head * o_h + rows[:, None].to(tl.int64) * o_row + width[None, :]
-    tl.store(at, value.to(out.dtype.element_ty), mask=there[:, None] & (width < ev)[None, :])
-    if MASK == "none":
-        top = top * _LN_2
-    at = stats + (row_start + rows) * 2
-    tl.store(at, tl.where(empty, 0.0, top), mask=there)
-    tl.store(at + 1, tl.where(empty, float("inf"), tl.log(total)), mask=there)
+    value = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+    put(out + batch * o_b + head * o_h, value, first_row, queries, o_row, ev, BLOCK_M, EV)
+    put_statistics(stats, top, total, row_start, first_row, queries, MASK, BLOCK_M)
 
 
 @kernel()
@@ -160,24 +112,11 @@ def delta_kernel(
     blocks = tl.cdiv(queries, BLOCK_M)
     pair = (tl.program_id(0) // blocks).to(tl.int64)
     batch, head = pair // heads, pair % heads
-    rows = (tl.program_id(0) % blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
-    width = tl.arange(0, EV)
-    inside = (rows < queries)[:, None] & (width < ev)[None, :]
-    at = rows[:, None].to(tl.int64)
-    g = tl.load(go + batch * g_b + head * g_h + at * g_row + width[None, :], mask=inside, other=0.0).to(tl.float32)
-    o = tl.load(out + batch * o_b + head * o_h + at * o_row + width[None, :], mask=inside, other=0.0).to(tl.float32)
+    first_row = (tl.program_id(0) % blocks) * BLOCK_M
+    g = upright(go + batch * g_b + head * g_h, first_row, queries, g_row, ev, BLOCK_M, EV).to(tl.float32)
+    o = upright(out + batch * o_b + head * o_h, first_row, queries, o_row, ev, BLOCK_M, EV).to(tl.float32)
+    rows = first_row + tl.arange(0, BLOCK_M)
     tl.store(delta + pair * queries + rows, tl.sum(g * o, 1), mask=rows < queries)
-
-
-@triton.jit
-def _probabilities(s, stats, row_start, rows, queries, BASE_2: tl.constexpr):
-    there = rows < queries
-    top = tl.load(stats + (row_start + rows) * 2, mask=there, other=0.0)
-    rest = tl.load(stats + (row_start + rows) * 2 + 1, mask=there, other=float("inf"))
-    if BASE_2:
-        return tl.exp2((s - top[:, None] * 1.4426950408889634) - rest[:, None] * 1.4426950408889634)
-    else:
-        return tl.exp((s - top[:, None]) - rest[:, None])
 
 
 @kernel(products=True)
@@ -193,14 +132,8 @@ def keys_kernel(
     pair = (tl.program_id(0) // blocks).to(tl.int64)
     kv_heads = heads // group
     batch, kv_head = pair // kv_heads, pair % kv_heads
-    columns = first + tl.arange(0, BLOCK_N)
-    depth, width = tl.arange(0, E), tl.arange(0, EV)
-    there = columns < keys
-    k_inside = (depth < e)[:, None] & there[None, :]
-    v_inside = (width < ev)[:, None] & there[None, :]
-    at = columns[None, :].to(tl.int64)
-    kt = tl.load(k + batch * k_b + kv_head * k_h + at * k_row + depth[:, None], mask=k_inside, other=0.0)
-    vt = tl.load(v + batch * v_b + kv_head * v_h + at * v_row + width[:, None], mask=v_inside, other=0.0)
+    kt = turned(k + batch * k_b + kv_head * k_h, first, keys, k_row, e, BLOCK_N, E, True)
+    vt = turned(v + batch * v_b + kv_head * v_h, first, keys, v_row, ev, BLOCK_N, EV, True)
     gk_acc = tl.zeros([BLOCK_N, E], tl.float32)
     gv_acc = tl.zeros([BLOCK_N, EV], tl.float32)
     start = 0
@@ -214,31 +147,27 @@ def keys_kernel(
         m_at = mask
         if MASK != "none":
             m_at = mask + batch * m_b + head * m_h
-        for at_row in range(start, queries, BLOCK_M):
-            rows = at_row + tl.arange(0, BLOCK_M)
-            row_there = (rows < queries)[:, None]
-            wide = rows[:, None].to(tl.int64)
-            q_tile = tl.load(q_at + wide * q_row + depth[None, :], mask=row_there & (depth < e)[None, :], other=0.0)
-            g = tl.load(g_at + wide * g_row + width[None, :], mask=row_there & (width < ev)[None, :], other=0.0)
-            s = _scores(
-                q_tile, kt, m_at, rows, columns, m_row, m_col, queries, keys, scale, CAUSAL, True, MASK, PRECISION
-            )
-            p = _probabilities(s, stats, row_start, rows, queries, MASK == "none")
+        for first_row in range(start, queries, BLOCK_M):
+            rows = first_row + tl.arange(0, BLOCK_M)
+            q_tile = upright(q_at, first_row, queries, q_row, e, BLOCK_M, E)
+            g = upright(g_at, first_row, queries, g_row, ev, BLOCK_M, EV)
+            s = scores(
+                q_tile, kt, m_at, first_row, first, m_row, m_col, queries, keys, scale, CAUSAL, True, MASK, PRECISION,
+                BLOCK_M, BLOCK_N,
+            )  # fmt: skip
+            p = probabilities(s, stats, row_start, first_row, queries, MASK == "none", BLOCK_M)
             gp = tl.dot(g, vt, input_precision=PRECISION)
             dropped = p
             if DROPOUT:
-                kept = _kept(rng, row_start, rows, columns, keys, threshold, keep_scale, BY_4, BLOCK_N)
-                dropped = p * kept
-                gp *= kept
+                factor = kept(rng, row_start, first_row, first, keys, threshold, keep_scale, BY_4, BLOCK_M, BLOCK_N)
+                dropped = p * factor
+                gp *= factor
             gv_acc = tl.dot(tl.trans(dropped).to(g.dtype), g, gv_acc, input_precision=PRECISION)
             d = tl.load(delta + row_start + rows, mask=rows < queries, other=0.0)
             gs = p * (gp - d[:, None])
             gk_acc = tl.dot(tl.trans(gs).to(q_tile.dtype), q_tile, gk_acc, input_precision=PRECISION)
-    at = columns[:, None].to(tl.int64)
-    at_k = gk + batch * gk_b + kv_head * gk_h + at * gk_row + depth[None, :]
-    tl.store(at_k, (gk_acc * out_scale).to(gk.dtype.element_ty), mask=there[:, None] & (depth < e)[None, :])
-    at_v = gv + batch * gv_b + kv_head * gv_h + at * gv_row + width[None, :]
-    tl.store(at_v, gv_acc.to(gv.dtype.element_ty), mask=there[:, None] & (width < ev)[None, :])
+    put(gk + batch * gk_b + kv_head * gk_h, gk_acc * out_scale, first, keys, gk_row, e, BLOCK_N, E)
+    put(gv + batch * gv_b + kv_head * gv_h, gv_acc, first, keys, gv_row, ev, BLOCK_N, EV)
 
 
 @kernel(products=True)
@@ -250,19 +179,14 @@ def queries_kernel(
 ):  # fmt: skip
     """gq of a block of queries; gs_out: the scores' gradient, float32 [B, H, Sq, Sk] zeros, or None."""
     blocks = tl.cdiv(queries, BLOCK_M)
-    block = blocks - 1 - tl.program_id(0) % blocks
+    first_row = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK_M
     pair = (tl.program_id(0) // blocks).to(tl.int64)
     batch, head = pair // heads, pair % heads
-    rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    depth, width = tl.arange(0, E), tl.arange(0, EV)
-    there = rows < queries
-    wide = rows[:, None].to(tl.int64)
-    q_inside = there[:, None] & (depth < e)[None, :]
-    q_tile = tl.load(q + batch * q_b + head * q_h + wide * q_row + depth[None, :], mask=q_inside, other=0.0)
-    g_inside = there[:, None] & (width < ev)[None, :]
-    g = tl.load(go + batch * g_b + head * g_h + wide * g_row + width[None, :], mask=g_inside, other=0.0)
+    rows = first_row + tl.arange(0, BLOCK_M)
+    q_tile = upright(q + batch * q_b + head * q_h, first_row, queries, q_row, e, BLOCK_M, E)
+    g = upright(go + batch * g_b + head * g_h, first_row, queries, g_row, ev, BLOCK_M, EV)
     row_start = pair * queries
-    d = tl.load(delta + row_start + rows, mask=there, other=0.0)
+    d = tl.load(delta + row_start + rows, mask=rows < queries, other=0.0)
     k += batch * k_b + (head // group) * k_h
     v += batch * v_b + (head // group) * v_h
     if MASK != "none":
@@ -270,25 +194,23 @@ def queries_kernel(
     acc = tl.zeros([BLOCK_M, E], tl.float32)
     stop = keys
     if CAUSAL:
-        stop = tl.minimum(keys, (block + 1) * BLOCK_M)
+        stop = tl.minimum(keys, first_row + BLOCK_M)
     for first in range(0, stop, BLOCK_N):
-        columns = first + tl.arange(0, BLOCK_N)
-        column_there = (columns < keys)[None, :]
-        at = columns[None, :].to(tl.int64)
-        kt = tl.load(k + at * k_row + depth[:, None], mask=(depth < e)[:, None] & column_there, other=0.0)
-        vt = tl.load(v + at * v_row + width[:, None], mask=(width < ev)[:, None] & column_there, other=0.0)
-        s = _scores(q_tile, kt, mask, rows, columns, m_row, m_col, queries, keys, scale, CAUSAL, True, MASK, PRECISION)
-        p = _probabilities(s, stats, row_start, rows, queries, MASK == "none")
+        kt = turned(k, first, keys, k_row, e, BLOCK_N, E, True)
+        vt = turned(v, first, keys, v_row, ev, BLOCK_N, EV, True)
+        s = scores(
+            q_tile, kt, mask, first_row, first, m_row, m_col, queries, keys, scale, CAUSAL, True, MASK, PRECISION,
+            BLOCK_M, BLOCK_N,
+        )  # fmt: skip
+        p = probabilities(s, stats, row_start, first_row, queries, MASK == "none", BLOCK_M)
         gp = tl.dot(g, vt, input_precision=PRECISION)
         if DROPOUT:
-            gp *= _kept(rng, row_start, rows, columns, keys, threshold, keep_scale, BY_4, BLOCK_N)
+            gp *= kept(rng, row_start, first_row, first, keys, threshold, keep_scale, BY_4, BLOCK_M, BLOCK_N)
         gs = p * (gp - d[:, None])
         if gs_out is not None:
-            at_gs = gs_out + (row_start + rows)[:, None] * keys + columns[None, :]
-            tl.store(at_gs, gs, mask=there[:, None] & column_there)
+            put_scores(gs_out, gs, row_start, first_row, first, queries, keys, BLOCK_M, BLOCK_N)
         acc = tl.dot(gs.to(kt.dtype), tl.trans(kt), acc, input_precision=PRECISION)
-    at = gq + batch * gq_b + head * gq_h + wide * gq_row + depth[None, :]
-    tl.store(at, (acc * out_scale).to(gq.dtype.element_ty), mask=q_inside)
+    put(gq + batch * gq_b + head * gq_h, acc * out_scale, first_row, queries, gq_row, e, BLOCK_M, E)
 
 
 # (BLOCK_M, BLOCK_N, warps, stages) by (direction, capability, bytes of an element, padded head dimension).
@@ -327,8 +249,37 @@ def _configurations(direction: str, q: Tensor, constants: dict) -> tuple[tuple, 
     return hopper or CONFIGURATIONS[(direction, 80, *key)]
 
 
-def _unit_last(x: Tensor) -> Tensor:
-    return x if x.stride(3) == 1 or x.shape[3] <= 1 else x.contiguous()
+# Of _short_attention's kernels: (most keys, least capability, (BLOCK_M, warps)), fewest keys first, for heads of up to
+# SHORT_HEAD. Chosen by the ahead-of-time table; not yet measured on a GPU.
+SHORT = {
+    "forward": ((64, 80, (64, 4)), (272, 80, (64, 4)), (640, 90, (64, 8))),
+    "backward": ((64, 80, (64, 4)), (272, 90, (64, 8))),
+}
+SHORT_HEAD = 64
+
+
+def _short(direction: str, q: Tensor, k: Tensor, constants: dict):
+    """(BLOCK_M, warps) where the kernels for few keys take the call."""
+    if max(constants["E"], constants["EV"]) > SHORT_HEAD or (q.itemsize == 4 and not INTERPRETED):
+        return None
+    keys, chip = k.shape[2], 90 if INTERPRETED else capability(q.device)
+    # A mask's addresses and dropout's words have no room beside more scores.
+    plain = constants["MASK"] == "none" and not constants["DROPOUT"]
+    found = next((c for most, least, c in SHORT[direction] if keys <= most and chip >= least), None)
+    return found if plain or keys <= SHORT[direction][0][0] or INTERPRETED else None
+
+
+def _tiles(keys: int) -> dict:
+    return dict(zip(("N0", "N1", "N2"), tiles(keys), strict=True))
+
+
+def _near(x: Tensor) -> Tensor:
+    """x with its last dimension contiguous and rows no farther apart than 32-bit offsets of a tile reach."""
+    return x if (x.stride(3) == 1 or x.shape[3] <= 1) and x.stride(2) <= NARROW else x.contiguous()
+
+
+def _near_mask(mask: Tensor | None) -> Tensor | None:
+    return mask if mask is None or max(mask.stride()[2:]) <= NARROW else mask.contiguous()
 
 
 def _common(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float, dropout_p: float):
@@ -362,9 +313,23 @@ def attention(
     out, stats = attention_empty(q, k, v)
     if stats.numel() == 0:
         return out, stats
-    q, k, v = _unit_last(q), _unit_last(k), _unit_last(v)
+    q, k, v = _near(q), _near(k), _near(v)
+    mask = _near_mask(mask)
     sizes, m, inner_scale, keep, constants = _common(q, k, v, mask, causal, scale, dropout_p)
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *m, *out.stride()[:3])
+    short = _short("forward", q, k, constants)
+    if short is not None:
+        block_m, warps = short
+        pairs, blocks = q.shape[0] * q.shape[1], cdiv(q.shape[2], block_m)
+        _short_attention.forward_kernel(
+            (pairs, min(blocks, cdiv(2 * multiprocessors(q.device), pairs))),
+            *(q, k, v, mask, rng, out, stats, *sizes, *strides, inner_scale, *keep),
+            **constants,
+            BLOCK_M=block_m,
+            **_tiles(k.shape[2]),
+            num_warps=warps,
+        )
+        return out, stats
 
     def run(configuration: tuple) -> None:
         block_m, block_n, warps, stages = configuration
@@ -402,17 +367,36 @@ def attention_bwd(
     gq, gk, gv, gm = grads
     if q.numel() == 0 or k.numel() == 0 or v.numel() == 0:
         return tuple(g.zero_() for g in grads)
-    go, q, k, v, out = (_unit_last(t) for t in (go, q, k, v, out))
-    stats = stats.contiguous()
+    go, q, k, v, out = (_near(t) for t in (go, q, k, v, out))
+    stats, mask = stats.contiguous(), _near_mask(mask)
     sizes, m, inner_scale, keep, constants = _common(q, k, v, mask, causal, scale, dropout_p)
     pairs, queries, keys = q.shape[0] * q.shape[1], q.shape[2], k.shape[2]
+    kv_pairs = k.shape[0] * k.shape[1]
+    short = _short("backward", q, k, constants)
+    if not INTERPRETED and kv_pairs < multiprocessors(q.device):
+        short = None  # its one program a head of keys would leave the card idle
+    d_scores = None
+    if mask_grad:  # a matrix of scores anyway, unless the mask is broadcast
+        make = torch.zeros if short is None else torch.empty
+        d_scores = make((*q.shape[:3], keys), dtype=torch.float32, device=q.device)
+    if short is not None:
+        strides = [t.stride()[:3] for t in (go, q, k, v)], [t.stride()[:3] for t in (out, gq, gk, gv)]
+        strides = (*chain(*strides[0]), *m, *chain(*strides[1]))
+        _short_attention.backward_kernel(
+            (kv_pairs,),
+            *(go, q, k, v, mask, rng, out, stats, gq, gk, gv, d_scores, *sizes, *strides, inner_scale, scale, *keep),
+            **constants,
+            BLOCK_M=short[0],
+            **_tiles(keys),
+            num_warps=short[1],
+        )
+        if mask_grad:
+            gm.copy_(d_scores.sum_to_size(mask.shape))
+        return grads
     delta = q.new_empty((pairs, queries), dtype=torch.float32)
     strides = (*go.stride()[:3], *out.stride()[:3])
     grid = (cdiv(queries, 32) * pairs,)
     delta_kernel(grid, go, out, delta, queries, q.shape[1], v.shape[3], *strides, EV=constants["EV"], BLOCK_M=32)
-    d_scores = None
-    if mask_grad:  # a matrix of scores anyway, unless the mask is broadcast
-        d_scores = torch.zeros((*q.shape[:3], keys), dtype=torch.float32, device=q.device)
     tensors = (go, q, k, v, mask, rng, stats, delta)
     strides = (*go.stride()[:3], *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *m)
     scales = (inner_scale, scale, *keep)

@@ -28,7 +28,7 @@ def join_moments_kernel(
     deviations from it."""
     c = tl.program_id(0) * COLS + tl.arange(0, COLS)
     images = planes // channels
-    total = images.to(tl.float32) * positions.to(tl.float32)
+    total = images.to(tl.float32) * positions
     sums = tl.zeros([ROWS, COLS], tl.float64)
     for first in range(0, rows, ROWS):
         row = first + tl.arange(0, ROWS)
@@ -154,6 +154,10 @@ def batch_norm_eval(x, mean, var, weight, bias, residual, eps, activation):
         x, residual = in_format(x, format), in_format(residual, format)
         _normalize(x, residual, y, mean, var, weight, bias, eps, activation, sizes(x, last), last)
     return y
+
+
+def batch_norm_given(x, mean, var, weight, bias, residual, eps, activation):
+    return batch_norm_eval(x, mean, var, weight, bias, residual, eps, activation)
 
 
 def batch_norm_bwd(gy, x, y, mean, var, weight, bias, eps, training, wanted):

@@ -15,11 +15,18 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from dlperf.ops.conv import conv2d_bwd_input_empty, conv2d_bwd_weight_empty, conv2d_empty, conv_transpose2d_empty
+from dlperf.ops.conv import (
+    conv2d_bwd_input_empty,
+    conv2d_bwd_weight_empty,
+    conv2d_empty,
+    conv2d_moments_empty,
+    conv_transpose2d_empty,
+)
 
 from . import _depthwise
 from ._launch import INTERPRETED, capability, cdiv, kernel, multiprocessors, power_of_two
-from ._products import convolution_precision, finish, tile_of
+from ._moments import Moments, store_moments
+from ._products import NARROW, convolution_precision, finish, tile_of, within
 from ._tune import choose
 from .matmul import Operand, join_kernel, product
 
@@ -63,6 +70,8 @@ def forward_kernel(
     bias,
     residual,
     y,
+    means,
+    squares,
     n,
     h,
     w,
@@ -82,6 +91,7 @@ def forward_kernel(
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
     FLAT: tl.constexpr,
+    WIDE: tl.constexpr,
     SPLIT_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -139,12 +149,20 @@ def forward_kernel(
             acc = tl.dot(a, b, acc, input_precision=PRECISION)
     inside = row_there[:, None] & column_there[None, :]
     channel = group * k_g + columns
-    at_y = rows[:, None].to(tl.int64) * k + channel[None, :]
+    corner = (tile_m * BLOCK_M).to(tl.int64) * k
+    y += corner
+    at_y = within(BLOCK_M, k, WIDE)[:, None] + channel[None, :]
     if SPLIT_K > 1:
         tl.store(y + tl.program_id(1).to(tl.int64) * m * k + at_y, acc, mask=inside)
     else:
-        value = finish(acc, bias, residual, channel % k, at_y, inside, 1.0, KIND)
-        tl.store(y + at_y, value.to(y.dtype.element_ty), mask=inside)
+        if residual is not None:
+            residual += corner
+        value = finish(acc, bias, residual, channel % k, at_y, inside, 1.0, KIND).to(y.dtype.element_ty)
+        tl.store(y + at_y, value, mask=inside)
+        if means is not None:
+            wide = tl.where(column_there[None, :], value.to(tl.float32), 0.0)
+            channel = tl.where(column_there, channel, k)
+            store_moments(means, squares, wide, row_there[:, None], channel, k, tile_m, m, BLOCK_M)
 
 
 @kernel(products=True)
@@ -387,18 +405,20 @@ def _geometry(x: torch.Size, weight: torch.Size, y: torch.Size, stride, padding,
     return Geometry(n, h, w, c, k, r, s, y[2], y[3], *stride, *padding, *dilation, groups)
 
 
-def _forward(x: Tensor, weight: Tensor, bias, residual, y: Tensor, g: Geometry, kind: str) -> None:
-    """NHWC in, NHWC out."""
+def _forward(x: Tensor, weight: Tensor, bias, residual, y: Tensor, g: Geometry, kind: str, moments=None) -> None:
+    """NHWC in, NHWC out. moments: y's by channel are wanted."""
     m = g.n * g.p * g.q
     if g.is_pointwise:
         first = Operand((1, 1, m, g.c), (0, 0, g.c, 1))
         second = Operand((1, 1, g.c, g.k), (0, 0, weight.stride(1), weight.stride(0)))
         how = convolution_precision(x)
-        product(x, first, weight, second, bias, residual, (0, 0, g.k, 1), y, 1.0, 1.0, kind, how)
+        product(x, first, weight, second, bias, residual, (0, 0, g.k, 1), y, 1.0, 1.0, kind, how, moments)
         return
     weight = _nhwc(weight)
     if g.is_depthwise:
         _depthwise.forward(x, weight, bias, residual, y, g, kind)
+        if moments is not None:
+            moments.of(y, m)
         return
     c_g, k_g = g.c // g.groups, g.k // g.groups
     flat = c_g < 16
@@ -411,18 +431,22 @@ def _forward(x: Tensor, weight: Tensor, bias, residual, y: Tensor, g: Geometry, 
         configuration = (block_m, block_n, block_k, warps, stages, split)
         out = y if split == 1 else x.new_empty((split, m, g.k), dtype=torch.float32)
         rest = (bias, residual) if split == 1 else (None, None)
+        parts = (None, None) if moments is None or split > 1 else moments.parts(m, block_m)
         forward_kernel(
             (cdiv(m, block_m) * cdiv(k_g, block_n) * g.groups, split),
-            *(x, weight, *rest, out, *g),
+            *(x, weight, *rest, out, *parts, *g),
             KIND=kind if split == 1 else "none",
             PRECISION=convolution_precision(x),
             FLAT=flat,
+            WIDE=g.k > NARROW,
             **_blocks(configuration),
             num_warps=warps,
             num_stages=stages,
         )
         if split > 1:
             _join(out, bias, residual, y, m, g.k, split, kind)
+        if moments is not None:
+            moments.join() if split == 1 else moments.of(y, m)
 
     _tuned(x, f"conv forward {tuple(g)}", _configure(x, m, k_g, depth, g.groups, 16), run)
 
@@ -471,6 +495,16 @@ def conv2d(x, weight, bias, residual, stride, padding, dilation, groups, activat
     target = _target(y)
     _forward(_nhwc(x), weight, None if bias is None else bias.contiguous(), _nhwc(residual), target, g, activation)
     return _into(y, target)
+
+
+def conv2d_moments(x, weight, stride, padding, dilation, groups):
+    y, mean, var = conv2d_moments_empty(x, weight, stride, padding, dilation, groups)
+    if y.numel() == 0:
+        return y, mean.zero_(), var.zero_()
+    g = _geometry(x.shape, weight.shape, y.shape, tuple(stride), tuple(padding), tuple(dilation), groups)
+    target = _target(y)
+    _forward(_nhwc(x), weight, None, None, target, g, "none", Moments(mean, var))
+    return _into(y, target), mean, var
 
 
 def conv2d_bwd_input(gy, weight, input_size, stride, padding, dilation, groups, channels_last):

@@ -19,7 +19,8 @@ from torch import Tensor
 from dlperf.ops.matmul import bmm_empty, linear_empty
 
 from ._launch import INTERPRETED, capability, cdiv, kernel, multiprocessors, power_of_two
-from ._products import finish, precision, tile_of
+from ._moments import Moments, store_moments
+from ._products import NARROW, finish, precision, tile_of, within
 from ._tune import choose
 
 _GROUP_M = 8
@@ -32,6 +33,8 @@ def matmul_kernel(
     bias,
     residual,
     c,
+    means,
+    squares,
     m,
     n,
     k,
@@ -53,6 +56,7 @@ def matmul_kernel(
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN_K: tl.constexpr,
+    WIDE: tl.constexpr,
     SPLIT_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -69,34 +73,43 @@ def matmul_kernel(
     at_inner = (batch % inner).to(tl.int64)
     rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    along = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-    a += at_outer * a_outer + at_inner * a_inner
-    b += at_outer * b_outer + at_inner * b_inner
-    a_at = a + rows[:, None].to(tl.int64) * a_m + along[None, :].to(tl.int64) * a_k
-    b_at = b + along[:, None].to(tl.int64) * b_k + columns[None, :].to(tl.int64) * b_n
+    first = (tl.program_id(1) * BLOCK_K).to(tl.int64)
+    a += at_outer * a_outer + at_inner * a_inner + (tile_m * BLOCK_M).to(tl.int64) * a_m + first * a_k
+    b += at_outer * b_outer + at_inner * b_inner + (tile_n * BLOCK_N).to(tl.int64) * b_n + first * b_k
+    # A tile's own offsets in 32 bits where they fit: a 64-bit address for each element would fill the registers.
+    a_at = within(BLOCK_M, a_m, WIDE)[:, None] + within(BLOCK_K, a_k, WIDE)[None, :]
+    b_at = within(BLOCK_K, b_k, WIDE)[:, None] + within(BLOCK_N, b_n, WIDE)[None, :]
+    a_step = tl.cast(a_k, tl.int64) * (BLOCK_K * SPLIT_K)
+    b_step = tl.cast(b_k, tl.int64) * (BLOCK_K * SPLIT_K)
     row_there = (rows < m)[:, None]
     column_there = (columns < n)[None, :]
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for at in range(tl.program_id(1) * BLOCK_K, k, BLOCK_K * SPLIT_K):
         if EVEN_K:
-            x = tl.load(a_at, mask=row_there, other=0.0)
-            y = tl.load(b_at, mask=column_there, other=0.0)
+            x = tl.load(a + a_at, mask=row_there, other=0.0)
+            y = tl.load(b + b_at, mask=column_there, other=0.0)
         else:
             left = tl.arange(0, BLOCK_K) < k - at
-            x = tl.load(a_at, mask=row_there & left[None, :], other=0.0)
-            y = tl.load(b_at, mask=column_there & left[:, None], other=0.0)
+            x = tl.load(a + a_at, mask=row_there & left[None, :], other=0.0)
+            y = tl.load(b + b_at, mask=column_there & left[:, None], other=0.0)
         acc = tl.dot(x, y, acc, input_precision=PRECISION)
-        a_at += BLOCK_K * SPLIT_K * a_k
-        b_at += BLOCK_K * SPLIT_K * b_k
+        a += a_step
+        b += b_step
     inside = row_there & column_there
-    at_c = (batch.to(tl.int64) * m + rows[:, None]) * n + columns[None, :]
+    corner = (tile_m * BLOCK_M).to(tl.int64)
+    c += (batch.to(tl.int64) * m + corner) * n + tile_n * BLOCK_N
+    at_c = within(BLOCK_M, n, WIDE)[:, None] + tl.arange(0, BLOCK_N)[None, :]
     if SPLIT_K > 1:
-        at_c += tl.program_id(1).to(tl.int64) * (tl.num_programs(0) // (tiles_m * tiles_n)) * m * n
+        c += tl.program_id(1).to(tl.int64) * (tl.num_programs(0) // (tiles_m * tiles_n)) * m * n
         tl.store(c + at_c, acc, mask=inside)
     else:
-        at_r = at_outer * r_outer + at_inner * r_inner + rows[:, None].to(tl.int64) * r_m + columns[None, :] * r_n
-        value = finish(acc * alpha, bias, residual, columns % n, at_r, inside, beta, KIND)
-        tl.store(c + at_c, value.to(c.dtype.element_ty), mask=inside)
+        if residual is not None:
+            residual += at_outer * r_outer + at_inner * r_inner + corner * r_m + (tile_n * BLOCK_N).to(tl.int64) * r_n
+        at_r = within(BLOCK_M, r_m, WIDE)[:, None] + within(BLOCK_N, r_n, WIDE)[None, :]
+        value = finish(acc * alpha, bias, residual, columns % n, at_r, inside, beta, KIND).to(c.dtype.element_ty)
+        tl.store(c + at_c, value, mask=inside)
+        if means is not None:
+            store_moments(means, squares, value.to(tl.float32), row_there, columns, n, tile_m, m, BLOCK_M)
 
 
 @kernel()
@@ -127,7 +140,7 @@ def join_kernel(
     value = tl.zeros([ROWS, COLS], tl.float32)
     for _ in range(split):
         value += tl.load(parts + at, mask=inside, other=0.0)
-        parts += all_rows.to(tl.int64) * n
+        parts += tl.cast(all_rows, tl.int64) * n
     batch = rows // m
     at_r = ((batch // inner) * r_outer + (batch % inner) * r_inner + (rows % m) * r_m)[:, None] + columns[None, :] * r_n
     value = finish(value * alpha, bias, residual, columns % n, at_r, inside, beta, KIND)
@@ -141,6 +154,8 @@ def persistent_kernel(
     bias,
     residual,
     c,
+    means,
+    squares,
     m,
     n,
     k,
@@ -153,6 +168,7 @@ def persistent_kernel(
     KIND: tl.constexpr,
     A_BY_K: tl.constexpr,
     B_BY_K: tl.constexpr,
+    WIDE: tl.constexpr,
     WARP_SPECIALIZE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -190,10 +206,16 @@ def persistent_kernel(
         rows = at_m + tl.arange(0, BLOCK_M)
         columns = at_n + tl.arange(0, BLOCK_N)
         inside = (rows < m)[:, None] & (columns < n)[None, :]
-        at_r = rows[:, None].to(tl.int64) * r_m + columns[None, :] * r_n
-        value = finish(acc * alpha, bias, residual, columns % n, at_r, inside, beta, KIND)
-        at_c = rows[:, None].to(tl.int64) * n + columns[None, :]
-        tl.store(c + at_c, value.to(c.dtype.element_ty), mask=inside)
+        r_at = None
+        if residual is not None:
+            r_at = residual + at_m.to(tl.int64) * r_m + at_n.to(tl.int64) * r_n
+        at_r = within(BLOCK_M, r_m, WIDE)[:, None] + within(BLOCK_N, r_n, WIDE)[None, :]
+        value = finish(acc * alpha, bias, r_at, columns % n, at_r, inside, beta, KIND).to(c.dtype.element_ty)
+        at_c = within(BLOCK_M, n, WIDE)[:, None] + tl.arange(0, BLOCK_N)[None, :]
+        tl.store(c + at_m.to(tl.int64) * n + at_n + at_c, value, mask=inside)
+        if means is not None:
+            there = (rows < m)[:, None]
+            store_moments(means, squares, value.to(tl.float32), there, columns, n, tile_m, m, BLOCK_M)
 
 
 @dataclass(frozen=True)
@@ -215,6 +237,9 @@ CONFIGURATIONS = {
 FEW_ROWS = {2: (16, 128, 64, 4, 4), 4: (16, 64, 32, 4, 3)}
 # The same and whether warps are specialized, which triton does at four warps alone.
 PERSISTENT = ((128, 128, 64, 4, 3, True), (128, 128, 64, 8, 4, False))
+# By capability, the first triton that was seen to specialize: 3.6 fails to compile it for 10.0.
+_SPECIALIZES = {90: (3, 6), 100: (3, 8)}
+_TRITON = tuple(map(int, triton.__version__.split(".")[:2]))
 
 
 def _candidates(chip: int, itemsize: int) -> tuple[tuple, ...]:
@@ -272,8 +297,12 @@ def product(
     beta: float,
     kind: str,
     how: str,
+    moments: Moments | None = None,
 ) -> None:
-    """c = act(alpha a b + bias + beta residual): x is [outer, inner, M, K] in a, y [outer, inner, K, N] in b."""
+    """c = act(alpha a b + bias + beta residual): x is [outer, inner, M, K] in a, y [outer, inner, K, N] in b.
+
+    moments: c's by column are wanted, of one matrix.
+    """
     outer, inner, m, k = x.size
     n = y.size[3]
     if m * n * outer * inner == 0:
@@ -282,7 +311,7 @@ def product(
     if alpha == 0.0:
         k = 0
     if k and _wants_persistent(chip, processors, a, b, x, y):
-        _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, processors)
+        _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, processors, moments)
         return
 
     def run(configuration: tuple) -> None:
@@ -290,13 +319,15 @@ def product(
         batch = outer * inner
         blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": _GROUP_M}
         out = c if split == 1 else a.new_empty((split, batch * m, n), dtype=torch.float32)
-        tensors = (a, b, bias, residual, out) if split == 1 else (a, b, None, None, out)
+        parts = (None, None) if moments is None or split > 1 else moments.parts(m, block_m)
+        tensors = (a, b, bias, residual, out, *parts) if split == 1 else (a, b, None, None, out, *parts)
         matmul_kernel(
             (batch * cdiv(m, block_m) * cdiv(n, block_n), split),
             *(*tensors, m, n, k, inner, *x.stride, *y.stride, *r_stride, alpha, beta),
             KIND=kind if split == 1 else "none",
             PRECISION=how,
             EVEN_K=k % (block_k * split) == 0,
+            WIDE=max(*x.stride[2:], *y.stride[2:], *r_stride[2:], n) > NARROW,
             SPLIT_K=split,
             **blocks,
             num_warps=warps,
@@ -312,6 +343,8 @@ def product(
                 ROWS=rows,
                 COLS=cols,
             )
+        if moments is not None:
+            moments.join() if split == 1 else moments.of(c, m)
 
     default = configure(chip, processors, a.itemsize, outer * inner, m, n, k)
     if INTERPRETED:
@@ -326,7 +359,7 @@ def _allocate(size: int, alignment: int, stream: int | None) -> Tensor:
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
-def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, processors) -> None:
+def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, processors, moments) -> None:
     m, k = x.size[2:]
     n = y.size[3]
     if not INTERPRETED:
@@ -334,12 +367,29 @@ def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, proc
 
     def run(configuration: tuple) -> None:
         block_m, block_n, block_k, warps, stages, specialize = configuration
+        parts = (None, None) if moments is None else moments.parts(m, block_m)
         persistent_kernel(
             (min(cdiv(m, block_m) * cdiv(n, block_n), processors),),
-            *(a, b, bias, residual, c, m, n, k, _rows_for_tma(a, x), _rows_for_tma(b, y), *r_stride[2:], alpha, beta),
+            *(
+                a,
+                b,
+                bias,
+                residual,
+                c,
+                *parts,
+                m,
+                n,
+                k,
+                _rows_for_tma(a, x),
+                _rows_for_tma(b, y),
+                *r_stride[2:],
+                alpha,
+                beta,
+            ),
             KIND=kind,
             A_BY_K=x.stride[3] != 1,
             B_BY_K=y.stride[2] != 1,
+            WIDE=max(*r_stride[2:], n) > NARROW,
             WARP_SPECIALIZE=specialize,
             BLOCK_M=block_m,
             BLOCK_N=block_n,
@@ -348,9 +398,12 @@ def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, proc
             num_warps=warps,
             num_stages=stages,
         )
+        if moments is not None:
+            moments.join()
 
     # A specialized kernel's few registers have no room for a longer epilogue.
-    short = residual is None and kind in ("none", "relu")
+    short = residual is None and kind in ("none", "relu") and moments is None
+    short = short and _SPECIALIZES[90 if capability(a.device) < 100 else 100] <= _TRITON
     candidates = PERSISTENT if short else PERSISTENT[1:]
     problem = f"persistent {a.dtype} {m} {n} {k} {x.stride[3] == 1} {y.stride[2] == 1} {short}"
     run(choose(a.device, problem, candidates[0], candidates, run))

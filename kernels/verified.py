@@ -40,11 +40,22 @@ def _records(device_name: str) -> list[Path]:
     return [shipped, cached_record(device_name)]
 
 
+def sources(family: str) -> list[Path]:
+    """The family's file, what all families share, and the other families' files that these import."""
+    found, waiting = set(), [*_HERE.glob("_[a-z]*.py"), _HERE / f"{family}.py"]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            imported = re.findall(r"^from \.(\w+) import", path.read_text(), re.M)
+            waiting += [_HERE / f"{name}.py" for name in imported]
+    return sorted(found)
+
+
 @lru_cache(maxsize=64)
 def source_hash(family: str) -> str:
-    """Of the family's file and of what all families share."""
     digest = hashlib.sha256()
-    for path in (*sorted(_HERE.glob("_[a-z]*.py")), _HERE / f"{family}.py"):
+    for path in sources(family):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -303,3 +303,36 @@ def test_bad_input_raises_what_torch_raises(call, words):
 def test_bad_input_of_our_own(call, error, words):
     with pytest.raises(error, match=words):
         call(torch.randn(4, 3))
+
+
+def _both_ways(monkeypatch):
+    """Once with the statistics gathered by the convolution's operator, once with the two operators."""
+    for gathers in (True, False):
+        monkeypatch.setattr(dlperf.backends, "kernel_serves", lambda op, args, gathers=gathers: gathers)
+        yield gathers
+
+
+def test_behind_a_convolution_the_gradients_are_the_numeric_ones(monkeypatch):
+    x, w, a, b = (
+        torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((3, 2, 4, 4), (3, 2, 3, 3), (3,), (3,))
+    )
+    for _ in _both_ways(monkeypatch):
+        with dlperf.backend("reference"):
+            assert torch.autograd.gradcheck(
+                lambda *t: F.conv2d_batch_norm(*t[:2], None, None, *t[2:], padding=1), (x, w, a, b)
+            )
+
+
+def test_behind_a_convolution_bad_input_is_named(monkeypatch):
+    x, w = torch.randn(2, 4, 6, 6), torch.randn(5, 4, 3, 3)
+    for _ in _both_ways(monkeypatch):
+        with pytest.raises(RuntimeError, match="conv2d"):
+            F.conv2d_batch_norm(x, torch.randn(5, 3, 3, 3), None, None)
+        with pytest.raises(RuntimeError, match="'weight' to have 5 elements"):
+            F.conv2d_batch_norm(x, w, None, None, torch.ones(4), torch.ones(4))
+        with pytest.raises(ValueError, match="'eps' to be positive"):
+            F.conv2d_batch_norm(x, w, None, None, eps=0.0)
+        with pytest.raises(ValueError, match="more than 1 value"):
+            F.conv2d_batch_norm(torch.randn(1, 4, 3, 3), w, None, None)
+        with pytest.raises(TypeError, match="must be Tensor"):
+            F.conv2d_batch_norm(x, None, None, None)

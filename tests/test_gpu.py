@@ -21,8 +21,7 @@ def _triton():
         yield
 
 
-# glu, loss and recurrent have no Triton kernels yet
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("glu", "loss", "recurrent")])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_cases(family):
     (result,) = check("triton", device="cuda", families=[family])
     assert result.ok, "\n".join(result.failures[:20])

@@ -741,6 +741,24 @@ def test_compile_fuses(compiled):
     assert [op for op, _ in traced] == ["linear"]
 
 
+def test_compile_lets_the_convolution_gather_the_norms_statistics(compiled, monkeypatch):
+    monkeypatch.setattr(dlperf.backends, "kernel_serves", lambda op, args: op == "conv2d_moments")
+    parts = {"conv": nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False), "norm": nn.BatchNorm2d(5)}
+    model = Call(lambda self, x: TF.relu(self.norm(self.conv(x))), **parts)
+    twin, x = copy.deepcopy(model), torch.randn(2, 3, 9, 9)
+    with dlperf.backends.trace() as traced:
+        y = compiled(model)(x)
+    expected = twin(x)
+    for result in (y, expected):
+        result.square().sum().backward()
+    assert [op for op, _ in traced] == ["conv2d_moments", "batch_norm_given", "batch_norm_update"]
+    torch.testing.assert_close(y, expected)
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+    for a, b in zip(model.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_compile_options_are_refused():
     from dlperf.optimize.compiler import compile_graph
 

@@ -51,6 +51,15 @@ OPCHECK = {
         lambda: (*_norm_arguments(), torch.randn(2, 3, 4, 5, requires_grad=True), 1e-5, "relu"),
         lambda: (torch.randn(4, 3, requires_grad=True), None, None, None, 1e-5, "none"),
     ],
+    "batch_norm_given": [
+        lambda: (
+            (torch.randn(2, 3, 4, 5, requires_grad=True), torch.randn(3), torch.rand(3) + 0.5, *_norm_arguments()[1:])
+            + (torch.randn(2, 3, 4, 5, requires_grad=True), 1e-5, "relu")
+        ),
+    ],
+    "conv2d_moments": [
+        lambda: (_wants(2, 4, 6, 5), _wants(6, 2, 3, 3), [2, 1], [1, 0], [1, 1], 2),
+    ],
     "batch_norm_eval": [
         lambda: (
             (torch.randn(2, 3, 4, 5, requires_grad=True), torch.randn(3), torch.rand(3) + 0.5, *_norm_arguments()[1:])

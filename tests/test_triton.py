@@ -4,6 +4,7 @@ checked.
 Ahead-of-time compilation itself is ``make aot``.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from dlperf.nn import functional as F
 pytest.importorskip("triton", reason="triton is not installed")
 
 from dlperf.backends import triton as backend
-from dlperf.kernels import _launch, aot, attention, conv, matmul, verified
+from dlperf.kernels import _launch, _short_attention, _tune, aot, attention, conv, matmul, verified
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,6 +81,29 @@ def test_what_cannot_compile_is_a_problem(shipped):
     variant = next(v for v in shipped[90] if v.kernel == "activation.forward_kernel")
     wrong = aot.Variant(**{**variant.__dict__, "constants": (("KIND", "no such kind"), ("BLOCK", 2048))})
     assert aot.examine((wrong, 90)).problems
+
+
+# A descriptor's row is 16 bytes at least: the launcher does not take these kernels for less.
+_NEVER_ONE = {("matmul.persistent_kernel", "a_row"), ("matmul.persistent_kernel", "b_row")}
+
+
+def test_every_integer_argument_may_be_one(shipped):
+    """Triton makes a constant of an argument that is 1, which knows less than a tensor does."""
+    first = {}
+    for variant in shipped[90]:
+        given = (variant.kernel, tuple(t == "none" for t in variant.types))
+        first.setdefault(given, variant)
+    failed = []
+    for variant in first.values():
+        names = _launch.KERNELS[variant.kernel].argument_names
+        for i, kind in enumerate(variant.types):
+            if kind in ("i32", "i64") and (variant.kernel, names[i]) not in _NEVER_ONE:
+                ones = (*variant.ones[:i], True, *variant.ones[i + 1 :])
+                try:
+                    aot.lower(dataclasses.replace(variant, ones=ones), 90)
+                except Exception as error:
+                    failed.append(f"{variant.kernel} {names[i]}: {error}")
+    assert not failed, "\n".join(failed)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +169,125 @@ def test_a_record_verifies_the_sources_that_passed_alone(tmp_path):
     assert not verified.matches(record, "conv")
     assert not verified.matches({**record, "triton": "0.0"}, "add")
     assert not verified.matches({**record, "families": {"add": "other sources"}}, "add")
+
+
+def test_a_family_is_hashed_with_the_families_that_it_imports():
+    names = {path.name for path in verified.sources("conv")}
+    assert {"conv.py", "matmul.py", "batch_norm.py", "_products.py"} <= names
+    assert "pool.py" not in names
+
+
+def test_the_shipped_variants_hold_the_short_attention_kernels(shipped):
+    for capability, lengths in ((80, (64, 257)), (90, (64, 257, 577))):
+        tiles = _tiles(shipped[capability], "_short_attention.forward_kernel", "N0", "N1", "N2")
+        assert {_short_attention.tiles(n) for n in lengths} <= tiles
+
+
+@pytest.mark.parametrize("keys", [1, 15, 16, 17, 49, 64, 65, 77, 197, 257, 577, 640])
+def test_tiles_cover_the_keys_with_little_to_spare(keys):
+    n0, n1, n2 = _short_attention.tiles(keys)
+    assert n0 >= n1 >= n2 and keys <= n0 + n1 + n2 <= keys + max(16, keys // 4)
+
+
+@pytest.fixture
+def a_card(monkeypatch):
+    """A GPU of compute capability 9.0 with 132 multiprocessors, as far as torch is asked."""
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (9, 0))
+    backend._why_not_device.cache_clear()
+    yield torch.device("cuda", 0)
+    backend._why_not_device.cache_clear()
+
+
+class _OnCard(torch.Tensor):
+    """A meta tensor that says that it lies on a GPU."""
+
+    index = 0
+    is_cuda = property(lambda self: True)
+    device = property(lambda self: torch.device("cuda", self.index))
+
+    def get_device(self):
+        return self.index
+
+
+def _on_card(*size, dtype=torch.float32, index=0):
+    x = torch.empty(size, dtype=dtype, device="meta").as_subclass(_OnCard)
+    x.index = index
+    return x
+
+
+def _reason(op, *args):
+    if _launch.INTERPRETED:
+        pytest.skip("the interpreter takes CPU tensors")
+    with dlperf.backend("triton"):
+        return backend.why_not(op, *args)
+
+
+def test_a_gpu_that_is_too_old_is_named(a_card, monkeypatch):
+    assert _reason("activation", _on_card(3), "silu", 0.0) is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (7, 5))
+    backend._why_not_device.cache_clear()
+    assert "7.5, and the kernels need 8.0" in _reason("activation", _on_card(3), "silu", 0.0)
+
+
+def test_a_dtype_that_no_kernel_has_is_named(a_card):
+    assert "float64" in _reason("activation", _on_card(3, dtype=torch.float64), "silu", 0.0)
+    q = _on_card(1, 1, 4, 8, dtype=torch.int8)
+    assert "int8" in _reason("attention", q, q, q, None, None, False, 1.0, 0.0)
+
+
+def test_tensors_on_two_devices_are_named(a_card):
+    assert "different GPUs" in _reason("add", _on_card(3), _on_card(3, index=1), 1.0, "none")
+    assert "a tensor is on cpu" in _reason("add", _on_card(3), torch.empty(3), 1.0, "none")
+
+
+def test_a_head_dimension_out_of_range_is_named(a_card):
+    q = _on_card(1, 1, 4, 257)
+    assert "above 256" in _reason("attention", q, q, q, None, None, False, 1.0, 0.0)
+
+
+def test_more_rows_than_int32_numbers_are_named(a_card):
+    x, w = _on_card(2**31, 1), _on_card(4, 1)
+    assert "int32" in _reason("linear", x, w, None, None, "none")
+    assert "int32" in _reason("conv2d", _on_card(2**15, 1, 2**8, 2**8), _on_card(4, 1, 1, 1), None, None)
+
+
+def test_packed_sequences_lengths_may_lie_on_the_cpu(a_card):
+    x, h, w, sizes = _on_card(5, 4), _on_card(2, 3), _on_card(3, 4), torch.tensor([3, 2])
+    args = (x, h, None, w, _on_card(3, 3), None, None, sizes, "rnn_tanh", False, False)
+    assert _reason("recurrent", *args) is None
+
+
+def test_a_search_takes_two_seconds_at_most_and_is_stored(tmp_path, monkeypatch):
+    clock, tried = [0.0], []
+
+    def bench(run, **_):
+        run()
+        clock[0] += 0.9
+        return 1.0 / len(tried)
+
+    monkeypatch.setattr(_tune, "SEARCHES", True)
+    monkeypatch.setattr(_tune, "INTERPRETED", False)
+    monkeypatch.setattr(_tune, "_file", lambda device: tmp_path / "tuned.json")
+    monkeypatch.setattr(_tune, "_stored", {})
+    monkeypatch.setattr(_tune.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr("triton.testing.do_bench", bench)
+    candidates = [(n,) for n in range(9)]
+    card = torch.device("cuda", 0)
+    assert _tune.choose(card, "a problem", (4,), candidates, tried.append) == (1,)
+    assert tried == [(4,), (0,), (1,)]
+    monkeypatch.setattr(_tune, "_stored", {})  # another process
+    assert _tune.choose(card, "a problem", (4,), candidates, tried.append) == (1,)
+    assert len(tried) == 3
+
+
+def test_nothing_is_timed_unless_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(_tune, "SEARCHES", False)
+    monkeypatch.setattr(_tune, "INTERPRETED", False)
+    monkeypatch.setattr(_tune, "_file", lambda device: tmp_path / "tuned.json")
+    monkeypatch.setattr("triton.testing.do_bench", None)
+    assert _tune.choose(torch.device("cuda", 0), "another problem", (4,), [(1,)], None) == (4,)
 
 
 def test_every_operator_belongs_to_a_family():

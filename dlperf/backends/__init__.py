@@ -161,6 +161,15 @@ def _first_that_serves(op: str, args: tuple) -> ModuleType:
     raise BackendError(f"{op}: no backend serves this call")
 
 
+def kernel_serves(op: str, args: tuple) -> bool:
+    """Whether a kernel, not the reference, would serve this call: where it is worth choosing ``op`` at all."""
+    name = named()
+    for candidate in ORDER.get(_device_type(args), OTHER_DEVICES) if name is None else (name,):
+        if candidate != "reference" and load(candidate).why_not(op, *args) is None:
+            return True
+    return False
+
+
 def _device_type(args: tuple) -> str:
     for arg in args:
         if isinstance(arg, Tensor):

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 try:
-    from ..kernels import INTERPRETED, LEAST_CAPABILITY, RULES
+    from ..kernels import INTERPRETED, LEAST_CAPABILITY, ON_DEVICE, RULES
     from ..kernels import families as _families
 
     load_error = None
 except ImportError as error:
-    INTERPRETED, RULES, _families = False, {}, {}
+    INTERPRETED, RULES, ON_DEVICE, _families = False, {}, {}, {}
     load_error = f"triton can't be imported: install triton 3.6 or newer to have these kernels ({error})"
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -36,6 +36,9 @@ def why_not(op: str, *args) -> str | None:
     family = FAMILY_OF.get(op)
     if family is None:
         return load_error or f"the triton backend has no kernel for {op}"
+    on_device = ON_DEVICE.get(op)
+    if on_device is not None:
+        args = on_device(args)
     reason = _why_not_tensors(args)
     if reason is None:
         rule = RULES.get(op)
@@ -54,7 +57,8 @@ def _asked_for() -> bool:
 
 
 def _why_not_tensors(args) -> str | None:
-    """What holds for every operator: where its tensors lie, and that their strides are not for the kernels to mind."""
+    """What holds for every operator: where its tensors lie. Strides are not for the kernels to mind."""
+    index = None
     for arg in args:
         if isinstance(arg, Tensor):
             if INTERPRETED:
@@ -66,8 +70,13 @@ def _why_not_tensors(args) -> str | None:
                 return (
                     f"a tensor is on {arg.device}: the kernels run on NVIDIA GPUs, or with TRITON_INTERPRET=1 on CPUs"
                 )
-            else:
-                return _why_not_device(arg.device.index)
+            elif index is None:
+                index = arg.get_device()
+                reason = _why_not_device(index)
+                if reason is not None:
+                    return reason
+            elif arg.get_device() != index:
+                return f"the tensors are on different GPUs, cuda:{index} and {arg.device}"
     return None
 
 

@@ -21,7 +21,7 @@ from ..ops.activation import (
 from ..ops.add import add
 from ..ops.attention import scaled_dot_product_attention
 from ..ops.batch_norm import batch_norm
-from ..ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
+from ..ops.conv import conv1d, conv2d, conv2d_batch_norm, conv_transpose1d, conv_transpose2d
 from ..ops.cross_entropy import cross_entropy
 from ..ops.dropout import dropout
 from ..ops.embedding import embedding
@@ -69,6 +69,7 @@ __all__ = [
     "bmm",
     "conv1d",
     "conv2d",
+    "conv2d_batch_norm",
     "conv_transpose1d",
     "conv_transpose2d",
     "cross_entropy",

@@ -101,6 +101,26 @@ batch_norm_eval = Operator(
     backward=_eval_backward,
 )
 
+
+def _given_setup(ctx, args, output):
+    x, mean, var, weight, bias, _, ctx.eps, kind = args
+    ctx.save_for_backward(x, output if kind == "relu" else None, mean, var, weight, bias)
+
+
+def _given_backward(ctx, gy):
+    gx, gweight, gbias, gresidual = _gradients(ctx, gy, *ctx.saved_tensors, 5, True)
+    return gx, None, None, gweight, gbias, gresidual
+
+
+# batch_norm_train where x's own mean and (biased) variance are known already
+batch_norm_given = Operator(
+    "batch_norm_given(Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, Tensor? residual, float eps, "
+    "str activation) -> Tensor",
+    fake=batch_norm_eval_empty,
+    setup=_given_setup,
+    backward=_given_backward,
+)
+
 # y: given where the activation was relu. training: mean and var are x's own, so gx flows through them too.
 batch_norm_bwd = Operator(
     "batch_norm_bwd(Tensor gy, Tensor x, Tensor? y, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, float eps, "
@@ -182,6 +202,7 @@ def batch_norm(
     *,
     residual: Tensor | None = None,
     activation: str | None = None,
+    moments: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """act((input - mean) / sqrt(var + eps) * weight + bias + residual) by channel (Ioffe & Szegedy 2015).
 
@@ -192,6 +213,8 @@ def batch_norm(
         weight, bias: [C]; of the input's dtype, or float32 beside a 16-bit input, as the running statistics.
         residual: of the input's shape and dtype.
         activation: None, or a name of :data:`dlperf.ops._epilogue.EPILOGUES`.
+        moments: the batch's own means and biased variances, float32 of [C], where a kernel has gathered them
+            (:func:`conv2d_batch_norm`); they are believed. With ``training`` alone.
 
     Raises:
         ValueError: one value a channel in training; an eps that is not positive; an unknown activation.
@@ -231,7 +254,11 @@ def batch_norm(
         count = _values_per_channel(input)
         if (running_mean is None) != (running_var is None):
             raise ValueError("batch_norm(): expected running_mean and running_var to be both None or neither")
-        y, mean, var = batch_norm_train(input, weight, bias, residual, eps, fused)
+        if moments is None:
+            y, mean, var = batch_norm_train(input, weight, bias, residual, eps, fused)
+        else:
+            mean, var = moments
+            y = batch_norm_given(input, mean, var, weight, bias, residual, eps, fused)
         if running_mean is not None and count > 0:
             batch_norm_update(running_mean, running_var, mean, var, momentum, count)
     else:

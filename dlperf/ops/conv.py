@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import backends
 from ..memory import new_empty
 from ._conv_geometry import conv_geometry, conv_transpose_geometry
 from ._epilogue import (
@@ -17,6 +18,7 @@ from ._epilogue import (
 )
 from ._frame import Operator
 from .activation import FROM_OUTPUT, activation, activation_bwd
+from .batch_norm import batch_norm
 from .channel_sum import channel_sum
 
 
@@ -47,6 +49,13 @@ def conv2d_empty(x: Tensor, weight: Tensor, bias, residual, stride, padding, dil
     p = (h + 2 * padding[0] - dilation[0] * (r - 1) - 1) // stride[0] + 1
     q = (w + 2 * padding[1] - dilation[1] * (s - 1) - 1) // stride[1] + 1
     return _empty(x, (n, k, p, q), _result_last(x, weight))
+
+
+def conv2d_moments_empty(x: Tensor, weight: Tensor, stride, padding, dilation, groups) -> tuple[Tensor, Tensor, Tensor]:
+    """conv2d's result, and its channels' means and (biased) variances."""
+    y = conv2d_empty(x, weight, None, None, stride, padding, dilation)
+    stats = torch.float64 if x.dtype is torch.float64 else torch.float32
+    return y, x.new_empty(y.shape[1], dtype=stats), x.new_empty(y.shape[1], dtype=stats)
 
 
 def conv2d_bwd_input_empty(gy, weight, input_size, stride, padding, dilation, groups, channels_last) -> Tensor:
@@ -102,6 +111,30 @@ _conv2d = Operator(
     fake=conv2d_empty,
     setup=_conv2d_setup,
     backward=_conv2d_backward,
+)
+
+
+def _moments_setup(ctx, args, output):
+    _conv2d_setup(ctx, (*args[:2], None, None, *args[2:], "none"), output[0])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _moments_backward(ctx, gy, *_):
+    x, weight, _ = ctx.saved_tensors
+    needs, geometry = ctx.needs_input_grad, ctx.geometry
+    return (
+        _conv2d_bwd_input(gy, weight, ctx.input_size, *geometry, ctx.input_last) if needs[0] else None,
+        _conv2d_bwd_weight(gy, x, ctx.weight_size, *geometry, ctx.weight_last) if needs[1] else None,
+    )
+
+
+# The moments are for batch_norm_given, whose gradient goes through them too.
+_conv2d_moments = Operator(
+    "conv2d_moments(Tensor x, Tensor weight, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups)"
+    " -> (Tensor, Tensor, Tensor)",
+    fake=conv2d_moments_empty,
+    setup=_moments_setup,
+    backward=_moments_backward,
 )
 
 
@@ -233,7 +266,40 @@ def conv2d(
     return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups, residual, activation)
 
 
-def _conv(op, rank, input, weight, bias, stride, padding, dilation, groups, residual, kind):
+def conv2d_batch_norm(
+    input: Tensor,
+    weight: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups: int = 1,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor:
+    """:func:`batch_norm` in training of :func:`conv2d` without bias, [N, C, H, W]; arguments and errors are theirs.
+
+    Where a kernel can, it gathers the batch's statistics while it computes the convolution, and the result is read once
+    less (Jung et al. 2018, "Restructuring batch normalization"). Otherwise the two run one after the other.
+    """
+    geometry = (stride, padding, dilation, groups)
+    norm = (running_mean, running_var, norm_weight, norm_bias, True, momentum, eps)
+    options = {"residual": residual, "activation": activation}
+    if isinstance(input, Tensor) and isinstance(weight, Tensor) and input.dim() == 4:
+        cast = cast_for_autocast(input, weight)
+        if backends.kernel_serves("conv2d_moments", cast):
+            y, *moments = _conv("conv2d_batch_norm", 2, *cast, None, *geometry, None, None, moments=True)
+            return batch_norm(y, *norm, **options, moments=tuple(moments))
+    return batch_norm(conv2d(input, weight, None, *geometry), *norm, **options)
+
+
+def _conv(op, rank, input, weight, bias, stride, padding, dilation, groups, residual, kind, moments=False):
     if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
         _not_tensors(op, input, weight)
     geometry, extra, size = conv_geometry(op, rank, input.shape, weight.shape, stride, padding, dilation, groups)
@@ -252,6 +318,8 @@ def _conv(op, rank, input, weight, bias, stride, padding, dilation, groups, resi
         input = input.unsqueeze(0)
         residual = None if residual is None else residual.unsqueeze(0)
 
+    if moments:
+        return _conv2d_moments(input, weight, *geometry)
     if kind == "none" or fuses(kind, input, weight, bias, residual):
         y = _conv2d(input, weight, bias, residual, *geometry, kind)
     else:

@@ -11,9 +11,7 @@ from dlperf.testing.run import run_case
 
 # Triton's interpreter multiplies bfloat16 wrongly: there it is tested on a GPU alone.
 DTYPES = (torch.float32, torch.float16)
-# Families that have no Triton kernels yet.
-UNSERVED = {"glu", "loss", "recurrent"}
-CASES = [case for family, cases in FAMILIES.items() if family not in UNSERVED for case in cases]
+CASES = [case for cases in FAMILIES.values() for case in cases]
 PAIRS = [
     pytest.param(case, dtype, id=f"{case}-{str(dtype).removeprefix('torch.')}")
     for case in CASES
@@ -34,7 +32,9 @@ def test_every_operator_of_the_backend_was_served_by_some_case():
     served = set()
     for case in CASES:
         dtype = torch.float32 if torch.float32 in case.dtypes else torch.float16
-        served.update(run_case(case, dtype, "reference").served)
+        # the reference tells as much in less time, but has the statistics gathered by nobody
+        teller = "triton" if case.function == "conv2d_batch_norm" else "reference"
+        served.update(run_case(case, dtype, teller).served)
         if served.issuperset(backend.FAMILY_OF):
             break
     # relu(inplace=True) alone calls it: tested in test_kernels.py

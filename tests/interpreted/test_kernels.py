@@ -7,10 +7,13 @@ import torch
 
 import dlperf
 from dlperf.diffusion.functional import ddpm_step
-from dlperf.kernels import _launch, layer_norm, matmul, softmax
+from dlperf.kernels import _launch, _moments, conv, layer_norm, matmul, softmax
+from dlperf.kernels import attention as attention_kernels
 from dlperf.nn import functional as F
 from dlperf.ops.attention import attention, attention_bwd
+from dlperf.testing.cases import FAMILIES
 from dlperf.testing.compare import assert_matches
+from dlperf.testing.run import run_case
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +91,7 @@ def test_a_target_that_is_no_class_is_nan():
 
 def test_attention_dropout_draws_the_same_words_as_the_reference():
     pair = torch.tensor([99, 3])
-    for keys in (40, 41):  # four to a block, and not
+    for keys in (40, 41, 300, 301):  # few and many; four to a block, and not
         q, k, v = (torch.randn(2, 4, s, 16) for s in (33, keys, keys))
         k, v = k[:, :2], v[:, :2]
         out, stats = attention(q, k, v, None, pair, False, 0.25, 0.4)
@@ -101,6 +104,36 @@ def test_attention_dropout_draws_the_same_words_as_the_reference():
         assert_matches(out, truth, reduction=keys + 16)
         for got, true in zip(grads[:3], expected[:3], strict=True):
             assert_matches(got, true, reduction=2 * (keys + 33))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("case", FAMILIES["attention"], ids=str)
+def test_attention_in_blocks_of_keys(case, dtype, monkeypatch):
+    """Few keys on the kernels of many."""
+    monkeypatch.setattr(attention_kernels, "SHORT_HEAD", 0)
+    outcome = run_case(case, dtype, "triton")
+    assert outcome.declined is None and outcome.comparisons
+    assert outcome.ok, outcome.failures()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_strides_that_take_64_bits(transposed, monkeypatch):
+    monkeypatch.setattr(matmul, "NARROW", 8)
+    a, b, r = torch.randn(70, 50), torch.randn(50, 40), torch.randn(70, 40)
+    a = a.t().contiguous().t() if transposed else a
+    truth = r.double() + a.double() @ b.double()
+    assert_matches(F.linear(a, b.t(), residual=r), truth, reduction=50)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_many_tiles_of_moments_are_merged_first(kernel_size, monkeypatch):
+    monkeypatch.setattr(_moments, "MOST_PARTS", 2)
+    monkeypatch.setattr(_moments, "GROUP", 4)
+    x, w = torch.randn(6, 8, 13, 11) + 3, torch.randn(20, 8, kernel_size, kernel_size)
+    y, mean, var = conv.conv2d_moments(x, w, [1, 1], [0, 0], [1, 1], 1)
+    truth = torch.nn.functional.conv2d(x.double(), w.double())
+    assert_matches(mean, truth.mean((0, 2, 3)), reduction=y.numel() // 20)
+    assert_matches(var, truth.var((0, 2, 3), unbiased=False), reduction=y.numel() // 20)
 
 
 def test_rows_without_keys_are_zero_and_their_gradients_too():

@@ -41,6 +41,10 @@ def batch_norm_eval(x, mean, var, weight, bias, residual, eps, activation):
     return _finish(torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, False), residual, activation)
 
 
+def batch_norm_given(x, mean, var, weight, bias, residual, eps, activation):
+    return batch_norm_eval(x, mean, var, weight, bias, residual, eps, activation)
+
+
 def batch_norm_bwd(gy, x, y, mean, var, weight, bias, eps, training, wanted):
     if training:  # computed again from x, so that this can be differentiated
         mean, var = _statistics(x)

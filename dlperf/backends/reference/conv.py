@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .batch_norm import _statistics
 from .matmul import _finish
 
 
@@ -19,6 +20,11 @@ def conv2d(
     activation: str,
 ) -> Tensor:
     return _finish(F.conv2d(x, weight, bias, stride, padding, dilation, groups), residual, activation)
+
+
+def conv2d_moments(x, weight, stride, padding, dilation, groups):
+    y = F.conv2d(x, weight, None, stride, padding, dilation, groups)
+    return y, *_statistics(y.detach())
 
 
 def conv2d_bwd_input(

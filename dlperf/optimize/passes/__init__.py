@@ -5,6 +5,7 @@ from __future__ import annotations
 from .batch_norm import fold_batch_norm, fold_channel_scale
 from .cleanup import remove_assertions, remove_identities, single_output_batch_norm
 from .constants import fold_constants
+from .conv_norm import gather_statistics
 from .epilogue import fuse_activations, fuse_residuals
 from .layout import channels_last, free_views
 from .lower import lower_aten, lower_torch_functions, recognise_activations
@@ -29,7 +30,7 @@ INFERENCE = (
 )
 
 # For graphs of torch.compile: parameters are inputs there, and change from call to call.
-COMPILE = (lower_torch_functions, fuse_residuals, fuse_activations)
+COMPILE = (lower_torch_functions, gather_statistics, fuse_residuals, fuse_activations)
 
 
 def run(graph, passes) -> dict[str, int]:

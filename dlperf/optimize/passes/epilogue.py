@@ -17,7 +17,7 @@ from ...nn import functional as F
 from ...ops._epilogue import EPILOGUES
 from ._graph import aten, call, dtype, erase_unused, is_call, only_user, replace, same_shape, shape
 
-_CANDIDATES = ("conv1d", "conv2d", "linear", "matmul", "mm", "bmm", "batch_norm", "group_norm")
+_CANDIDATES = ("conv1d", "conv2d", "conv2d_batch_norm", "linear", "matmul", "mm", "bmm", "batch_norm", "group_norm")
 _ADDS = (aten.add.Tensor, operator.add, operator.iadd, torch.add)
 _IN_PLACE = frozenset(f"i{name}" for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "and", "or", "xor"))
 _ACTIVATIONS = {
@@ -69,7 +69,7 @@ def _add_residual(graph: fx.Graph, add: fx.Node, branch, other) -> bool:
         producer, reader = branch.args[0], branch
     if not _open(producer, "residual") or only_user(producer) is not reader or "activation" in producer.kwargs:
         return False
-    if _writes_between(producer, add):
+    if writes_between(producer, add):
         return False
     residual = other
     if permutation is not None:
@@ -90,7 +90,7 @@ def fuse_activations(graph: fx.Graph) -> int:
         if kind is None or kind not in EPILOGUES:
             continue
         producer = node.args[0]
-        if not _open(producer, "activation") or only_user(producer) is not node or _writes_between(producer, node):
+        if not _open(producer, "activation") or only_user(producer) is not node or writes_between(producer, node):
             continue
         new = call(graph, node, producer.target, producer.args, {**producer.kwargs, "activation": kind}, like=node)
         replace(node, new)
@@ -114,7 +114,7 @@ def activation_kind(node) -> str | None:
     return kind
 
 
-def _writes_between(first: fx.Node, last: fx.Node) -> bool:
+def writes_between(first: fx.Node, last: fx.Node) -> bool:
     """Whether moving ``first`` down to ``last`` could pass a write into what it reads. Functional graphs have none."""
     node = first.next
     while node is not last:

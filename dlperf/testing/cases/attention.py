@@ -64,6 +64,11 @@ _LENGTHS = [(1, 1), (1, 17), (7, 15), (17, 65), (95, 64), (97, 255), (40, 257), 
 
 CASES = [
     _case("vit", 2, 3, 197, 197, 64),
+    _case("vit_257", 1, 2, 257, 257, 64),
+    _case("vit_577", 1, 1, 577, 577, 64),
+    # Swin: windows with a bias of their head, and shifted ones with a mask of their own beside it.
+    _case("window_7x7", 6, 3, 49, 49, 32, mask=lambda make: make(1, 3, 49, 49)),
+    _case("window_8x8", 4, 2, 64, 64, 32, mask=lambda make: make(4, 2, 64, 64)),
     *(_case(f"s{sq}x{sk}", 1, 2, sq, sk, 16) for sq, sk in _LENGTHS),
     *(_case(f"e{e}", 1, 2, 19, 33, e) for e in (1, 5, 24, 65, 256)),
     _case("ev", 2, 2, 33, 40, 24, layout={"ev": 40}),
