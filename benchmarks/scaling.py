@@ -16,6 +16,7 @@ from .timing import Plan
 if TYPE_CHECKING:
     from .suites import Options
 
+AXES = ("batch", "resolution", "sequence", "threads")
 BATCHES, QUICK_BATCHES = (1, 2, 4, 8, 16, 32, 64), (1, 4, 8)
 RESOLUTIONS, QUICK_RESOLUTIONS = (160, 224, 288, 384), (160, 224)
 SEQUENCES, QUICK_SEQUENCES = (197, 512, 1024, 2048, 4096), (197, 512, 1024)
