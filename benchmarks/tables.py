@@ -5,8 +5,8 @@ python -m dlperf.benchmarks.tables --check README.md      exit code 1 where that
 python -m dlperf.benchmarks.tables --add bench-out/results.json [--device NAME]
 
 <!-- results:NAME -->   the suite, with -mode, -dtype and, of scaling, -axis where wanted: models, models-train-f32,
-<!-- /results -->       public, memory, kernels-forward, scaling-batch ...; or ceilings. The newest run that has such rows
-                        counts; of one machine where NAME is DEVICE/suite.
+<!-- /results -->       public, memory, kernels-forward, scaling-batch ...; or ceilings. The newest run that has such
+                        rows counts; of one machine where NAME is DEVICE/suite.
 """
 
 import argparse

@@ -176,7 +176,7 @@ void give_memory(void* block) {
 void* thread_scratch(size_t bytes) {
     // Far more than is asked for is given back too: another call of this process may want it.
     const bool wasteful = scratch.size > (size_t(16) << 20) && scratch.size / 8 > bytes;
-    if (scratch.size < bytes || wasteful) {
+    if (!scratch.block || scratch.size < bytes || wasteful) {  // of 0 bytes too: null means that there is no memory
         if (scratch.block) cache().give(scratch.block);
         scratch.block = cache().take(bytes);
         scratch.size = scratch.block ? rounded(bytes) : 0;
