@@ -37,12 +37,17 @@ SANITIZER_FLAGS := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined 
 SANITIZED := activation add attention batch_norm conv cross_entropy diffusion dropout embedding glu group_norm layer_norm \
 	loss matmul memory pool recurrent resampling softmax winograd
 
+SANITIZER_REPORT := $(CURDIR)/build/sanitize/report
+
 sanitize: $(VENV)/.built
 	DLPERF_CXXFLAGS="$(SANITIZER_FLAGS)" $(BIN)/python setup.py -q build --build-base build/sanitize/base --build-lib build/sanitize/lib
-	DLPERF_TESTED=build/sanitize/lib PYTHONPATH=build/sanitize/lib UBSAN_OPTIONS=print_stacktrace=1 \
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	rm -f $(SANITIZER_REPORT).*
+	DLPERF_TESTED=build/sanitize/lib PYTHONPATH=build/sanitize/lib \
+	UBSAN_OPTIONS=print_stacktrace=1:log_path=$(SANITIZER_REPORT) \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:log_path=$(SANITIZER_REPORT) \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-	$(BIN)/pytest --import-mode=append -p no:cacheprovider $(SANITIZED:%=tests/test_%.py) $(ARGS)
+	$(BIN)/pytest --import-mode=append -p no:cacheprovider $(SANITIZED:%=tests/test_%.py) $(ARGS) \
+	|| { cat $(SANITIZER_REPORT).* 2>/dev/null; exit 1; }
 
 bench: $(VENV)/.built
 	$(BIN)/dlperf bench models --quick --out bench-out $(ARGS)

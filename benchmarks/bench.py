@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="bench-out", metavar="DIR", help="default: bench-out")
 
 
-def options_from(args, old: Results | None = None) -> suites.Options:
-    """The checked options, where not given those of an earlier run; raises BadArgument."""
+def options_from(args) -> suites.Options:
+    """The checked options; raises BadArgument."""
     known = PUBLIC if args.suite == "public" else MODELS
     for name in args.model or ():
         if name not in known:
@@ -63,8 +63,6 @@ def options_from(args, old: Results | None = None) -> suites.Options:
     if args.device == "cuda" and args.peers is None:
         peers = [name for name in peers if "cuda" in ENGINES[name].devices]
     default = ("models",) if args.device == "cuda" else ("models", "kernels")
-    if old is not None:
-        default = tuple(name for name in old.settings.get("suites", ()) if name in suites.SUITES) or default
     return suites.Options(
         suites=(args.suite,) if args.suite else default,
         models=tuple(dict.fromkeys(args.model or ())),
@@ -73,7 +71,7 @@ def options_from(args, old: Results | None = None) -> suites.Options:
         batches=tuple(sorted(set(args.batch or ()))),
         peers=tuple(peers),
         explicit_peers=args.peers is not None,
-        quick=args.quick or (old is not None and old.settings.get("quick") is True),
+        quick=args.quick,
         threads=threads,
         device=args.device,
         checkpoint=str(Path(args.checkpoint).resolve()) if args.checkpoint else None,
@@ -112,13 +110,15 @@ def run(args) -> int:
         old = compare.load(args)
         if args.results is not None:
             return compare.run(old, compare.read(args.results, "--results"), args.threshold, console)
-        options = options_from(args, old)
+        compare.repeat(args, old)
+        options = options_from(args)
         out = output_directory(args.out)
     except BadArgument as error:
         print(f"dlperf bench: {error}", file=sys.stderr)
         return 2
     start = time.monotonic()
-    results = Results(machine.describe(options.device, options.threads), settings_of(options))
+    settings = {**settings_of(options), "given": compare.given(args)}
+    results = Results(machine.describe(options.device, options.threads), settings)
     ceilings = measure_ceilings(options, results, console)
     state = suites.Run(options, results, ceilings)
     state.results.notes += opening_notes(options, results.machine)
@@ -180,7 +180,7 @@ def opening_notes(options: suites.Options, described: dict) -> list[str]:
     notes = []
     if options.checkpoint:
         notes.append(f"Weights: the checkpoint {Path(options.checkpoint).name}.")
-    elif "models" in options.suites:
+    elif set(options.suites) & set(suites.CASES):
         notes.append("Weights: random (--checkpoint PATH loads real ones). Speed does not depend on them.")
     if described["amx"] and described["device"] == "cpu":
         notes.append(
@@ -193,6 +193,8 @@ def opening_notes(options: suites.Options, described: dict) -> list[str]:
             f"{options.plan.budget:.0f} seconds allow. Small differences mean nothing. An engine keeps its process "
             "from case to case, so peak memory is not measured."
         )
+    if "memory" in options.suites:
+        notes.append("Peak memory: a fresh process for each engine and case, and a few steps. Its times mean nothing.")
     if "kernels" in options.suites:
         notes.append(
             "Kernels: bytes are counted as every operand read once and every result written once; a layer whose "

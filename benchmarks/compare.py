@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .console import Console
 from .peers import BASELINE, OURS
-from .results import Results, Row, engine_label
+from .results import MODES, Results, Row, engine_label
 
 
 class BadArgument(Exception):
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser):
         "--compare",
         metavar="OLD.json",
         help="afterwards list what dlperf does slower than in this results.json, relative to torch in the same run; "
-        "exit code 1 past the threshold. The suites, and --quick, are those of that run unless given",
+        "exit code 1 past the threshold. What is not given is as in that run",
     )
     parser.add_argument("--results", metavar="NEW.json", help="with --compare: compare this file, run nothing")
     parser.add_argument(
@@ -72,6 +72,36 @@ def load(args) -> Results | None:
             f"--compare {args.compare}: none of its rows is a measurement of dlperf that passed its check"
         )
     return old
+
+
+# The options that say what is run, with the test of what a results file has for them.
+REPEATED = {
+    "suite": lambda value: isinstance(value, str) and value in MODES,
+    "mode": lambda value: value in ("inference", "train"),
+    "dtype": lambda value: value in ("f32", "bf16"),
+    "batch": lambda value: isinstance(value, list) and all(type(n) is int for n in value),
+    "model": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+    "peers": lambda value: isinstance(value, str),
+    "threads": lambda value: type(value) is int,
+    "quick": lambda value: value is True,
+}
+
+
+def given(args) -> dict:
+    """What a run was asked for, as its results file keeps it."""
+    return {name: getattr(args, name) for name in REPEATED if getattr(args, name)}
+
+
+def repeat(args, old: Results | None):
+    """Fills in what was not given from what the earlier run was given, unless another suite is wanted."""
+    asked = old.settings.get("given") if old is not None else None
+    if not isinstance(asked, dict) or (args.suite and args.suite != asked.get("suite")):
+        return
+    for name, is_valid in REPEATED.items():
+        if not getattr(args, name) and name in asked:
+            if not is_valid(asked[name]):
+                raise BadArgument(f"--compare {args.compare}: its settings give {name} as {asked[name]!r}")
+            setattr(args, name, asked[name])
 
 
 @dataclass(frozen=True)

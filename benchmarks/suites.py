@@ -142,7 +142,7 @@ def model_engines(case: Case, options: Options) -> list[str]:
 
 def left_out(name: str, case: Case, options: Options) -> str | None:
     """Why a quick run does without an engine that could run the case, or None."""
-    if not options.quick or options.explicit_peers or case.suite in ("scaling", "memory"):
+    if not options.quick or options.explicit_peers or case.suite == "scaling":
         return None
     if name == "compile" and case.model in COMPILED_IN_QUICK and (case.mode, case.dtype) == ("inference", "f32"):
         return None

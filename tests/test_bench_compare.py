@@ -1,12 +1,13 @@
 """`dlperf bench --compare`: what counts as worse, exit codes, files that are no results."""
 
+import argparse
 import json
 from dataclasses import replace
 
 import pytest
 
-from dlperf.benchmarks import compare, suites
-from dlperf.benchmarks.bench import options_from
+from dlperf.benchmarks import compare
+from dlperf.benchmarks.bench import add_arguments, options_from
 from dlperf.benchmarks.results import Results, Row
 from dlperf.cli import main
 
@@ -168,20 +169,36 @@ def test_results_need_a_run_to_be_compared_with(capsys):
     assert "--compare" in capsys.readouterr().err
 
 
-def test_the_earlier_runs_suites_are_run_again():
-    import argparse
-
-    from dlperf.benchmarks.bench import add_arguments
-
+@pytest.fixture
+def parse():
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    old = results(row("dlperf", 1.0), suites=["models", "scaling"], quick=True)
-    options = options_from(parser.parse_args([]), old)
-    assert (options.suites, options.quick) == (("models", "scaling"), True)
-    options = options_from(parser.parse_args(["kernels"]), old)
-    assert options.suites == ("kernels",)
-    assert options_from(parser.parse_args([])).suites == ("models", "kernels")
-    assert set(options.suites) <= set(suites.SUITES)
+    return lambda *arguments: parser.parse_args(arguments)
+
+
+def test_the_earlier_run_is_repeated(parse):
+    first = parse(
+        "scaling", "--quick", "--model", "resnet18", "--batch", "1", "2", "--mode", "train", "--peers", "eager"
+    )
+    old = results(row("dlperf", 1.0), given=json.loads(json.dumps(compare.given(first))))
+    again, other, more = parse(), parse("kernels"), parse("--model", "resnet50", "--threads", "1")
+    for args in (again, other, more):
+        compare.repeat(args, old)
+    assert replace(options_from(again), threads=0) == replace(options_from(first), threads=0)
+    assert options_from(other) == options_from(parse("kernels"))
+    assert options_from(more).models == ("resnet50",)
+    assert (options_from(more).suites, options_from(more).batches) == (("scaling",), (1, 2))
+    compare.repeat(again, None)
+    compare.repeat(again, results(row("dlperf", 1.0)))
+
+
+@pytest.mark.parametrize(
+    "given", [{"suite": "poems"}, {"batch": "8"}, {"batch": [1.5]}, {"model": [3]}, {"threads": "all"}, {"quick": 1}]
+)
+def test_settings_that_no_run_has(parse, given):
+    args = parse("--compare", "old.json")
+    with pytest.raises(compare.BadArgument, match=next(iter(given))):
+        compare.repeat(args, results(row("dlperf", 1.0), given=given))
 
 
 def test_a_change_is_named_by_what_it_measures():
