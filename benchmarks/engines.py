@@ -181,7 +181,7 @@ def openvino_steps(engine: str, case: Case) -> FunctionSteps:
         "INFERENCE_PRECISION_HINT": case.dtype,
     }
     compiled = openvino.Core().compile_model(converted, "CPU", hints)
-    return FunctionSteps(lambda arrays: compiled(arrays)[0], inputs)
+    return FunctionSteps(lambda arrays: compiled(arrays, share_inputs=True, share_outputs=True)[0], inputs)
 
 
 BUILDERS = {"onnxruntime": onnxruntime_steps, "openvino": openvino_steps}
