@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS)
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: test bench demo check info lint format aot gpu-check clean
+.PHONY: test sanitize bench demo check info lint format aot gpu-check clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,25 @@ $(VENV)/.built: $(VENV)/.torch $(SOURCES)
 
 test: $(VENV)/.built
 	$(BIN)/python -m pytest $(ARGS)
+
+# The kernel tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer, beside the plain one: every family's
+# cases on every instruction set of this machine. The checks left out either double the build or are AddressSanitizer's too.
+SANITIZER_FLAGS := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined \
+	-fno-sanitize=null,object-size,vptr,alignment
+SANITIZED := activation add attention batch_norm conv cross_entropy diffusion dropout embedding glu group_norm layer_norm \
+	loss matmul memory pool recurrent resampling softmax winograd
+
+SANITIZER_REPORT := $(CURDIR)/build/sanitize/report
+
+sanitize: $(VENV)/.built
+	DLPERF_CXXFLAGS="$(SANITIZER_FLAGS)" $(BIN)/python setup.py -q build --build-base build/sanitize/base --build-lib build/sanitize/lib
+	rm -f $(SANITIZER_REPORT).*
+	DLPERF_TESTED=build/sanitize/lib PYTHONPATH=build/sanitize/lib \
+	UBSAN_OPTIONS=print_stacktrace=1:log_path=$(SANITIZER_REPORT) \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:log_path=$(SANITIZER_REPORT) \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	$(BIN)/pytest --import-mode=append -p no:cacheprovider $(SANITIZED:%=tests/test_%.py) $(ARGS) \
+	|| { cat $(SANITIZER_REPORT).* 2>/dev/null; exit 1; }
 
 bench: $(VENV)/.built
 	$(BIN)/dlperf bench models --quick --out bench-out $(ARGS)

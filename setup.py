@@ -30,6 +30,7 @@ BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "
 # maybe-uninitialized: GCC finds it in its own AVX-512 header, whose undefined operands it takes for a mistake.
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
 EXTRA_FLAGS = os.environ.get("DLPERF_CXXFLAGS", "").split()
+SANITIZED = [flag for flag in EXTRA_FLAGS if flag.startswith("-fsanitize")]
 
 
 def unsupported_reason() -> str | None:
@@ -116,14 +117,15 @@ class BuildKernels(build_ext):
         output = Path(self.get_ext_fullpath(ext.name))
         output.parent.mkdir(parents=True, exist_ok=True)
         objects = [str(target) for _, target, _ in tasks]
-        link_flags = [f for f in EXTRA_FLAGS if f.startswith("-fsanitize")]
         temporary = output.with_suffix(".tmp")
-        self.run_compiler(["-shared", "-fopenmp", *link_flags, *objects, "-o", temporary])
+        self.run_compiler(["-shared", "-fopenmp", *SANITIZED, *objects, "-o", temporary])
         os.replace(temporary, output)  # a process that has the old one mapped keeps it
 
     def object_directory(self) -> Path:
         """In the checkout, where pip's temporary folder would be gone before the next build could use it."""
-        for directory in (ROOT / "build" / f"objects-{sys.implementation.cache_tag}", Path(self.build_temp).resolve()):
+        kind = "sanitize/" if SANITIZED else ""  # beside the plain objects, which stay up to date
+        objects = ROOT / "build" / f"{kind}objects-{sys.implementation.cache_tag}"
+        for directory in (objects, Path(self.build_temp).resolve()):
             try:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError:

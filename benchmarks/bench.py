@@ -8,42 +8,44 @@ from pathlib import Path
 
 import torch
 
-from . import diffusion, machine, suites
+from . import compare, machine, printed, suites
+from .compare import BadArgument
 from .console import Console
 from .engines import finite, read_checkpoint
-from .models import MODELS, seeded
-from .peers import BASELINE, ENGINES, OURS, PEERS, default_peers
-from .results import Results, Row, against_baseline, against_best_peer, engine_label, find, speedup
+from .models import MODELS, PUBLIC, seeded
+from .peers import ENGINES, OURS, PEERS, default_peers
+from .results import Results
 from .timing import EngineError, ask_once, package_job
 
 
-class BadArgument(Exception):
-    """What was wrong with an option, and how to mend it: one line, exit code 2."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "suite", nargs="?", choices=("models", "kernels", "diffusion"), help="default: models and kernels"
-    )
+    parser.add_argument("suite", nargs="?", choices=suites.SUITES, help="default: models and kernels")
     parser.add_argument("--mode", choices=("inference", "train"), help="default: both")
     parser.add_argument("--dtype", choices=("f32", "bf16"), help="default: both")
     parser.add_argument("--batch", nargs="+", type=int, metavar="N", help="default: 1 and 8, in training 8; --quick: 4")
     parser.add_argument(
-        "--model", nargs="+", metavar="NAME", help=f"of {', '.join(MODELS)}; default: some of each kind"
+        "--model",
+        nargs="+",
+        metavar="NAME",
+        help=f"of {', '.join(MODELS)}; in the suite public of {', '.join(PUBLIC)}; default: some of each kind",
     )
     parser.add_argument("--peers", metavar="LIST", help=f"comma-separated, of {', '.join(PEERS)}; or all")
     parser.add_argument("--quick", action="store_true", help="few rounds, few cases: under 6 minutes on 2 cores")
     parser.add_argument("--threads", type=int, metavar="N", help="default: every core this process may use")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--checkpoint", metavar="PATH", help="a state_dict (.pt or .safetensors) for the one --model")
+    compare.add_arguments(parser)
     parser.add_argument("--out", default="bench-out", metavar="DIR", help="default: bench-out")
 
 
 def options_from(args) -> suites.Options:
     """The checked options; raises BadArgument."""
+    known = PUBLIC if args.suite == "public" else MODELS
     for name in args.model or ():
-        if name not in MODELS:
-            raise BadArgument(f"--model {name}: no such model; choose from {', '.join(MODELS)}")
+        if name not in known:
+            raise BadArgument(f"--model {name}: no such model; choose from {', '.join(known)}")
+    if args.suite == "public" and args.mode == "train":
+        raise BadArgument("--mode train: the models of the suite public are measured in inference only")
     for batch in args.batch or ():
         if batch < 1:
             raise BadArgument(f"--batch {batch}: give numbers of 1 or more")
@@ -51,16 +53,18 @@ def options_from(args) -> suites.Options:
         raise BadArgument(f"--threads {args.threads}: give a number of 1 or more")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise BadArgument("--device cuda: torch sees no GPU here; leave the option out to measure the CPU")
-    if args.device == "cuda" and args.suite in ("kernels", "diffusion"):
-        raise BadArgument(f"--device cuda: the {args.suite} suite measures the CPU; use `dlperf bench models`")
+    if args.device == "cuda" and args.suite not in (None, "models"):
+        raise BadArgument(
+            f"--device cuda: the suite {args.suite} measures the CPU; use `dlperf bench models --device cuda`"
+        )
     check_checkpoint(args)
     threads = args.threads or machine.cores()
     peers = peers_from(args.peers)
     if args.device == "cuda" and args.peers is None:
         peers = [name for name in peers if "cuda" in ENGINES[name].devices]
-    both = ("models",) if args.device == "cuda" else ("models", "kernels")
+    default = ("models",) if args.device == "cuda" else ("models", "kernels")
     return suites.Options(
-        suites=(args.suite,) if args.suite else both,
+        suites=(args.suite,) if args.suite else default,
         models=tuple(dict.fromkeys(args.model or ())),
         modes=(args.mode,) if args.mode else ("inference", "train"),
         dtypes=(args.dtype,) if args.dtype else (),
@@ -101,38 +105,36 @@ def check_checkpoint(args):
 
 
 def run(args) -> int:
+    console = Console()
     try:
+        old = compare.load(args)
+        if args.results is not None:
+            return compare.run(old, compare.read(args.results, "--results"), args.threshold, console)
+        compare.repeat(args, old)
         options = options_from(args)
         out = output_directory(args.out)
     except BadArgument as error:
         print(f"dlperf bench: {error}", file=sys.stderr)
         return 2
-    console = Console()
     start = time.monotonic()
-    results = Results(machine.describe(options.device, options.threads), settings_of(options))
+    settings = {**settings_of(options), "given": compare.given(args)}
+    results = Results(machine.describe(options.device, options.threads), settings)
     ceilings = measure_ceilings(options, results, console)
     state = suites.Run(options, results, ceilings)
     state.results.notes += opening_notes(options, results.machine)
-    total = suites.steps(options)
-    if "diffusion" in options.suites:
-        total += len(diffusion.cases(options.quick))
-    with console.progress(total) as advance:
+    with console.progress(suites.steps(options)) as advance:
         state.advance = advance
         state.finished = lambda rows: results.save(out / "results.json")  # an interrupted run keeps what it has
-        if "models" in options.suites:
-            suites.run_models(state)
-        if "kernels" in options.suites:
-            suites.run_kernels(state)
-        if "diffusion" in options.suites:
-            diffusion.run(state)
+        suites.run_suites(state)
     results.settings["seconds"] = round(time.monotonic() - start)
     results.save(out / "results.json")
-    print_tables(results, console)
+    printed.print_tables(results, console)
     written = [out / "results.json", *write_pictures(results, out, console)]
     for note in results.notes:
         console.print(f"* {note}")
     console.print(f"{results.settings['seconds']} s; wrote {', '.join(str(path) for path in written)}")
-    return 1 if any(row.error for row in results.rows if row.engine in OURS) else 0
+    failed = 1 if any(row.error for row in results.rows if row.engine in OURS) else 0
+    return max(failed, compare.run(old, results, args.threshold, console)) if old else failed
 
 
 def output_directory(path: str) -> Path:
@@ -178,7 +180,7 @@ def opening_notes(options: suites.Options, described: dict) -> list[str]:
     notes = []
     if options.checkpoint:
         notes.append(f"Weights: the checkpoint {Path(options.checkpoint).name}.")
-    elif "models" in options.suites:
+    elif set(options.suites) & set(suites.CASES):
         notes.append("Weights: random (--checkpoint PATH loads real ones). Speed does not depend on them.")
     if described["amx"] and described["device"] == "cpu":
         notes.append(
@@ -191,6 +193,8 @@ def opening_notes(options: suites.Options, described: dict) -> list[str]:
             f"{options.plan.budget:.0f} seconds allow. Small differences mean nothing. An engine keeps its process "
             "from case to case, so peak memory is not measured."
         )
+    if "memory" in options.suites:
+        notes.append("Peak memory: a fresh process for each engine and case, and a few steps. Its times mean nothing.")
     if "kernels" in options.suites:
         notes.append(
             "Kernels: bytes are counted as every operand read once and every result written once; a layer whose "
@@ -208,52 +212,3 @@ def write_pictures(results: Results, out: Path, console: Console) -> list[Path]:
 
     pictures = charts.write_all(results, out)
     return [*pictures, report.write(results, pictures, out / "report.html")]
-
-
-def number(value: float | None, form: str = "{:.1f}") -> str:
-    return "" if value is None else form.format(value)
-
-
-def times(value: float | None) -> str:
-    return number(value, "{:.2f}x")
-
-
-def model_cells(rows: list[Row], row: Row) -> list[str]:
-    return [
-        engine_label(row.engine),
-        number(row.median_ms),
-        f"{number(row.p20_ms)} - {number(row.p80_ms)}",
-        number(row.gflops, "{:.0f}"),
-        number(row.share_of_ceiling, "{:.0%}"),
-        number(row.peak_mem_mb, "{:.0f}"),
-        number(row.rel_err, "{:.0e}"),
-        times(against_baseline(rows, row)),
-        times(against_best_peer(rows, row)) if ENGINES[row.engine].ours else "",
-    ]
-
-
-def print_tables(results: Results, console: Console):
-    columns = ["engine", "ms", "p20 - p80", "GFLOP/s", "of ceiling", "MB", "error", "vs NHWC", "vs best peer"]
-    for (_, name, mode, dtype, batch), rows in results.cases("models").items():
-        cells = [model_cells(rows, row) for row in rows if row.median_ms is not None]
-        title = f"{name} {mode} {dtype} batch {batch}"
-        console.table(title, columns, cells, bold=lambda cells: cells[0].startswith("dlperf"))
-        for row in rows:
-            if row.error:
-                console.print(f"  {engine_label(row.engine)}: {row.error}")
-    columns = ["layer", "shape", "", "uses", "dlperf ms", "torch ms", "speed-up", "GFLOP/s", "GB/s", "of ceiling"]
-    cells, errors = [], []
-    for (_, name, mode, dtype, _), rows in results.cases("kernels").items():
-        ours, torchs = find(rows, "dlperf"), find(rows, BASELINE)
-        cells.append([name, rows[0].label, f"{mode} {dtype}", str(rows[0].repeats), number(ours.median_ms, "{:.2f}")])
-        cells[-1] += [number(torchs.median_ms if torchs else None, "{:.2f}"), times(speedup(ours, torchs))]
-        cells[-1] += [number(ours.gflops, "{:.0f}"), number(ours.gbps), number(ours.share_of_ceiling, "{:.0%}")]
-        errors += [f"  {engine_label(r.engine)}, {name} {mode} {dtype}: {r.error}" for r in rows if r.error]
-    if cells:
-        console.table("Kernels", columns, cells, left=3)
-        for error in errors:
-            console.print(error)
-    for title, columns, cells in diffusion.tables(results):
-        console.table(title, columns, cells)
-    for error in diffusion.errors(results):
-        console.print(error)

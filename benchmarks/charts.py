@@ -1,5 +1,6 @@
 """The pictures of a run, each drawn from its rows alone."""
 
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -69,11 +70,11 @@ def shared_legend(figure, engines: list[str], handle):
     figure.legend(handles, labels, loc="upper left", bbox_to_anchor=(0.01, 0.0), ncol=min(4, len(engines)))
 
 
-def speedup_bars(results: Results):
+def speedup_bars(results: Results, suite: str = "models"):
     """Speed relative to torch eager channels_last, engines side by side; None where nothing was comparable."""
     cases = {
         case: rows
-        for case, rows in results.cases("models").items()
+        for case, rows in results.cases(suite).items()
         if any(against_baseline(rows, row) for row in rows if row.engine != BASELINE)
     }
     if not cases:
@@ -221,10 +222,17 @@ def layers(results: Results, dtype: str):
 
 
 def write_all(results: Results, out: Path) -> list[Path]:
+    from . import charts_growth as growth  # which draws with what is above
+
     drawn = {
         "speedup": lambda: speedup_bars(results),
+        "public": lambda: speedup_bars(results, "public"),
         "scaling": lambda: scaling(results),
+        **{f"growth-{axis}": partial(growth.growth, results, axis) for axis in growth.AXIS_LABELS},
+        "memory": lambda: growth.memory(results),
         "roofline": lambda: roofline(results),
+        "share-f32": lambda: growth.shares(results, "f32"),
+        "share-bf16": lambda: growth.shares(results, "bf16"),
         "layers-f32": lambda: layers(results, "f32"),
         "layers-bf16": lambda: layers(results, "bf16"),
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from .models import MODELS, Inputs, seeded
+from .models import Inputs, find, seeded
 from .peers import Case
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -49,7 +49,7 @@ class ModelSteps:
     ):
         self.module, self.inputs, self.target, self.case = module, inputs, target, case
         self.no_gradient = no_gradient
-        self.loss_function = getattr(functional, MODELS[case.model].loss)
+        self.loss_function = getattr(functional, find(case.model).loss)
         dtype = DTYPES[dtype or case.dtype] if inputs[0].dtype != torch.float64 else torch.float64
         self.autocast = contextlib.nullcontext
         if case.mode == "train":
@@ -107,7 +107,7 @@ def load(case: Case, dtype=torch.float32) -> tuple[dict, Inputs, torch.Tensor]:
 
 def torch_steps(engine: str, case: Case) -> ModelSteps:
     state, inputs, target = load(case)
-    model = MODELS[case.model].build(torch.nn)
+    model = find(case.model).build(torch.nn)
     model.load_state_dict(state)
     model.to(case.device)
     if engine != "eager":
@@ -127,7 +127,7 @@ def dlperf_steps(engine: str, case: Case) -> ModelSteps:
 
     state, inputs, target = load(case)
     optimize = engine == "dlperf-optimize"
-    model = MODELS[case.model].build(torch.nn if optimize else dlperf.nn)
+    model = find(case.model).build(torch.nn if optimize else dlperf.nn)
     model.load_state_dict(state)
     model.to(case.device)
     inputs = channels_last(inputs)
@@ -155,7 +155,7 @@ def onnxruntime_steps(engine: str, case: Case) -> FunctionSteps:
     import onnxruntime
 
     state, inputs, _ = load(case)
-    model = MODELS[case.model].build(torch.nn)
+    model = find(case.model).build(torch.nn)
     model.load_state_dict(state)
     names = [f"x{i}" for i in range(len(inputs))]
     path = Path(case.directory) / f"model-{case.batch}.onnx"
@@ -172,7 +172,7 @@ def openvino_steps(engine: str, case: Case) -> FunctionSteps:
     import openvino
 
     state, inputs, _ = load(case)
-    model = MODELS[case.model].build(torch.nn)
+    model = find(case.model).build(torch.nn)
     model.load_state_dict(state)
     converted = openvino.convert_model(model.eval(), example_input=inputs, input=[list(t.shape) for t in inputs])
     hints = {
@@ -181,7 +181,7 @@ def openvino_steps(engine: str, case: Case) -> FunctionSteps:
         "INFERENCE_PRECISION_HINT": case.dtype,
     }
     compiled = openvino.Core().compile_model(converted, "CPU", hints)
-    return FunctionSteps(lambda arrays: compiled(arrays)[0], inputs)
+    return FunctionSteps(lambda arrays: compiled(arrays, share_inputs=True, share_outputs=True)[0], inputs)
 
 
 BUILDERS = {"onnxruntime": onnxruntime_steps, "openvino": openvino_steps}
@@ -233,7 +233,7 @@ class ReferenceJob:
 
     def result(self, case: Case, dtype: torch.dtype, noise: float = 0.0) -> dict[str, torch.Tensor]:
         state, inputs, target = load(case, dtype)
-        model = MODELS[case.model].build(torch.nn).to(dtype)
+        model = find(case.model).build(torch.nn).to(dtype)
         model.load_state_dict(state)
         if noise:
             generator = torch.Generator().manual_seed(0)
@@ -258,9 +258,9 @@ def prepare(case: Case, checkpoint: str | None) -> str:
     model = seeded(case.model)
     if checkpoint is not None:
         model.load_state_dict(read_checkpoint(checkpoint))
-    inputs, what = MODELS[case.model].inputs(case.batch)
+    inputs, what = find(case.model).inputs(case.batch)
     torch.save(model.state_dict(), directory / "state.pt")
-    torch.save((*inputs, MODELS[case.model].target(case.batch)), directory / "inputs.pt")
+    torch.save((*inputs, find(case.model).target(case.batch)), directory / "inputs.pt")
     return what
 
 

@@ -15,8 +15,9 @@ from .timing import Engine, Entry, Plan, measure, package_job
 
 # As for models: twice torch's own error for the dtype, or this. Winograd may cost a layer the first.
 ERROR_FLOOR = {"f32": 1e-5, "bf16": 5e-3}
-NAMESPACES = {"dlperf": "dlperf.nn"}  # all others are torch's
-ENGINES = ("dlperf", "eager-nhwc", "eager", "eager-mkl")
+NAMESPACES = {"dlperf": "dlperf.nn", "dlperf-optimize": "dlperf.nn"}  # all others are torch's
+PACKED = ("conv2d", "linear")  # whose weights an inference plan packs once: timed as a plan too
+ENGINES = ("dlperf", "dlperf-optimize", "eager-nhwc", "eager", "eager-mkl")
 
 
 class Attention(torch.nn.Module):
@@ -113,6 +114,19 @@ class LayerSteps:
             self.graph = self.apply()
         return torch.autograd.grad(self.graph, self.leaves, self.gradient, retain_graph=True)
 
+    def plan(self, dtype: torch.dtype):
+        """From now on `forward` is that of an inference plan, which has its weights packed."""
+        import dlperf
+
+        planned = dlperf.optimize(self.module.eval(), mode="inference", dtype=dtype)
+        x = self.x.detach()
+
+        def forward() -> torch.Tensor:
+            with torch.inference_mode():
+                return planned(x)
+
+        self.forward = forward
+
     def results(self, mode: str) -> list[torch.Tensor]:
         return [self.forward()] if mode == "forward" else list(self.backward())
 
@@ -143,6 +157,8 @@ class KernelJob:
         shape = {key: tuple(value) for key, value in layer.items() if key in ("input", "output")}
         config = tuple(tuple(v) if isinstance(v, list) else v for v in layer["config"])
         steps = LayerSteps(Layer(**{**layer, **shape, "config": config}), nn, DTYPES[dtype], engine != "eager")
+        if engine == "dlperf-optimize":
+            steps.plan(DTYPES[dtype])
         self.info = check(steps, mode, dtype)
         self.step = getattr(steps, mode)
 
@@ -172,6 +188,16 @@ class KernelCase:
     mode: str  # forward or backward
     dtype: str
     batch: int
+    suite: str = "kernels"
+    axis: str = ""
+    value: int = 0
+
+    @property
+    def row_fields(self) -> dict:
+        """What a row says of its case."""
+        fields = ("suite", "name", "mode", "dtype", "batch", "axis", "value")
+        more = {"label": self.use.layer.label, "repeats": self.use.repeats}
+        return {name: getattr(self, name) for name in fields} | more
 
     def entry(self, engine: str, threads: int, scratch: Path) -> Entry:
         reason = why_not(engine, Case("", "train", self.dtype, self.batch, "cpu", threads))
@@ -182,15 +208,21 @@ class KernelCase:
 
 
 def run_kernel(
-    case: KernelCase, engines, plan: Plan, threads: int, ceilings: dict, workers: dict[str, Engine], scratch: Path
+    case: KernelCase,
+    engines,
+    plan: Plan,
+    threads: int,
+    ceilings: dict,
+    workers: dict[str, Engine] | None,
+    scratch: Path,
 ) -> list[Row]:
-    """One layer's rows. `workers` live across layers."""
-    measurements = measure([case.entry(e, threads, scratch) for e in engines], plan, threads, workers)
+    """One layer's rows. `workers` live across layers; None: fresh ones, whose peak memory is then given."""
     layer, backward = case.use.layer, case.mode == "backward"
+    if backward or layer.kind not in PACKED:
+        engines = [name for name in engines if name != "dlperf-optimize"]
+    measurements = measure([case.entry(e, threads, scratch) for e in engines], plan, threads, workers)
     cost = (layer.flops(backward), layer.bytes(DTYPES[case.dtype].itemsize, backward))
-    fields = {"suite": "kernels", "name": case.name, "mode": case.mode, "dtype": case.dtype, "batch": case.batch}
-    fields |= {"label": layer.label, "repeats": case.use.repeats}
-    return [row_from(m, fields, cost, ceilings, bound(layer)) for m in measurements]
+    return [row_from(m, case.row_fields, cost, ceilings, bound(layer)) for m in measurements]
 
 
 def close(workers: dict[str, Engine]):

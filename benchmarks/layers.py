@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from .models import MODELS
+from .models import find
 
 CONFIG_FIELDS = {
     "conv2d": ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups"),
@@ -141,7 +142,7 @@ class _Recorder:
 @cache
 def _argument_shapes(name: str) -> list[tuple]:
     """Of one sample: (shape, dtype) of each of the model's arguments."""
-    return [(t.shape[1:], t.dtype) for t in MODELS[name].inputs(1)[0]]
+    return [(t.shape[1:], t.dtype) for t in find(name).inputs(1)[0]]
 
 
 @lru_cache(maxsize=64)
@@ -149,7 +150,7 @@ def model_layers(name: str, batch: int) -> list[tuple[str, Layer]]:
     """Every layer that computes, with its dotted name, in the order in which they run."""
     shapes = _argument_shapes(name)
     with torch.device("meta"):
-        model = MODELS[name].build(_Recorder())
+        model = find(name).build(_Recorder())
         arguments = [torch.empty(batch, *shape, dtype=dtype) for shape, dtype in shapes]
     found = []
 
@@ -184,9 +185,32 @@ def distinct(layers: list[tuple[str, Layer]]) -> list[Use]:
 
 def model_cost(name: str, batch: int, mode: str, itemsize: int) -> tuple[int, int]:
     """(operations, bytes) of one inference or of one training step's forward and backward."""
+    if find(name).public:
+        flops, elements = public_cost(name)
+        return batch * flops, itemsize * (batch * elements[0] + elements[1])
     flops = moved = 0
     for _, layer in model_layers(name, batch):
         for backward in (False, True) if mode == "train" else (False,):
             flops += layer.flops(backward)
             moved += layer.bytes(itemsize, backward)
     return flops, moved
+
+
+@cache
+def public_cost(name: str) -> tuple[int, tuple[int, int]]:
+    """Inference on one sample: operations as torch counts them; elements that layers read and write, and parameters."""
+    model = find(name).build(torch.nn).eval()  # not on the meta device: some look at their masks' values
+    moved = 0
+
+    def count(module, inputs, output):
+        nonlocal moved
+        outputs = output if isinstance(output, tuple) else (output,)
+        moved += sum(t.numel() for t in (*inputs, *outputs) if isinstance(t, torch.Tensor))
+
+    for module in model.modules():
+        if not list(module.children()):
+            module.register_forward_hook(count)
+    # oneDNN's LSTM is one operator, which the counter does not know; without it, it is products.
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+        model(*find(name).inputs(1)[0])
+    return counter.get_total_flops(), (moved, sum(p.numel() for p in model.parameters()))

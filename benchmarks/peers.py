@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .machine import cpu_vendor
+from .models import find
 
 MKL_UNLOCK_SOURCE = "int mkl_serv_intel_cpu_true(void) { return 1; }\n"
 
@@ -55,10 +56,20 @@ class Case:
     device: str = "cpu"
     threads: int = 1
     directory: str = ""
+    suite: str = "models"
+    axis: str = ""  # what the scaling suite varies ...
+    value: int = 0  # ... and its value here
 
     @property
     def name(self) -> str:
-        return f"{self.model} {self.mode} {self.dtype} batch {self.batch}"
+        threads = f", {self.threads} threads" if self.axis == "threads" else ""
+        return f"{self.model} {self.mode} {self.dtype} batch {self.batch}{threads}"
+
+    @property
+    def row_fields(self) -> dict:
+        """What a row says of its case."""
+        fields = ("suite", "mode", "dtype", "batch", "axis", "value")
+        return {"name": self.model.partition("@")[0], **{name: getattr(self, name) for name in fields}}
 
 
 def why_not(engine: str, case: Case) -> str | None:
@@ -70,6 +81,8 @@ def why_not(engine: str, case: Case) -> str | None:
         return f"{info.label} has no {case.dtype} kernels for this model on CPU"
     if case.device not in info.devices:
         return f"{info.label} is benchmarked on {' and '.join(info.devices)} only"
+    if engine == "dlperf" and case.model and find(case.model).public:
+        return "another package's model has torch's layers: dlperf.optimize serves it"
     if engine == "dlperf-optimize" and case.mode not in importlib.import_module("dlperf.optimize").MODES:
         return f"this version of dlperf has no optimize(mode={case.mode!r})"
     missing = [name for name in info.needs if importlib.util.find_spec(name) is None]

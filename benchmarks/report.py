@@ -8,13 +8,23 @@ import jinja2
 from .charts import DTYPE_NAMES
 from .engines import LAYER_NOISE
 from .peers import BASELINE, ENGINES
-from .results import Results, against_baseline, against_best_peer, engine_label, find, speedup
+from .results import Results, against_baseline, against_best_peer, curves, engine_label, find, speedup
+from .totals import model_totals
 
 CAPTIONS = {
     "speedup": "Speed of every engine relative to torch eager with channels_last, in the same run. Longer is faster.",
     "scaling": "Pictures a second against batch size. Higher is faster.",
+    "public": "The same for models of other packages, as they are.",
+    "growth-batch": "Time per sample against batch size: it falls while a batch fills the machine, then stays.",
+    "growth-resolution": "Time against the size of pictures. The work grows with the square.",
+    "growth-sequence": "Time of attention against the number of tokens. The work grows with the square.",
+    "growth-threads": "Speed against the number of threads; the dashed line is the ideal.",
+    "memory": "The high-water mark of resident memory, each engine in a fresh process. Shorter is better.",
     "roofline": "What was reached, under what this machine can do: the slope is its copy bandwidth, the flat line its "
     "multiply-add rate, both measured in this run.",
+    "share-f32": "Each distinct layer, how often its model runs it, and its share of this machine's ceiling: that of "
+    "multiply-adds or of memory, whichever limits it. Winograd's convolution can pass 100%; the mark is a plan's.",
+    "share-bf16": "The same in bfloat16.",
     "layers-f32": "Each distinct layer, dlperf's time against torch's. To the right of 1x dlperf is faster.",
     "layers-bf16": "The same in bfloat16.",
 }
@@ -27,7 +37,8 @@ def inlined(path: Path) -> str:
 
 def model_tables(results: Results) -> list[dict]:
     tables = []
-    for (_, name, mode, dtype, batch), rows in results.cases("models").items():
+    cases = {**results.cases("models"), **results.cases("public")}
+    for (_, name, mode, dtype, batch), rows in cases.items():
         fastest = min((r.median_ms for r in rows if r.comparable), default=None)
         lines = [
             {
@@ -45,7 +56,7 @@ def model_tables(results: Results) -> list[dict]:
 
 
 def kernel_tables(results: Results) -> list[dict]:
-    """One table per dtype and direction, and per model the sum over its layers as often as it runs them."""
+    """One table per dtype and direction."""
     groups = {}
     for key, rows in results.cases("kernels").items():
         ours, torchs = find(rows, "dlperf"), find(rows, BASELINE)
@@ -53,6 +64,21 @@ def kernel_tables(results: Results) -> list[dict]:
         line["errors"] = [f"{engine_label(row.engine)}: {row.error}" for row in rows if row.error]
         groups.setdefault((DTYPE_NAMES[key[3]], key[2]), []).append(line)
     return [{"title": f"{mode}, {dtype}", "lines": lines} for (dtype, mode), lines in groups.items()]
+
+
+def scaling_tables(results: Results) -> list[dict]:
+    """One table per model, mode, dtype and axis: milliseconds, engines by values."""
+    tables = []
+    for (name, mode, dtype, axis), engines in curves(results).items():
+        values = sorted({row.value for rows in engines.values() for row in rows})
+        lines = []
+        for engine, rows in engines.items():
+            by_value = {row.value: row for row in rows}
+            cells = [by_value.get(value) for value in values]
+            lines.append({"engine": engine_label(engine), "ours": ENGINES[engine].ours, "cells": cells})
+        title = f"{name}, {MODE_NAMES.get(mode, mode)}, {DTYPE_NAMES[dtype]}: ms against {axis}"
+        tables.append({"title": title, "values": values, "lines": lines})
+    return tables
 
 
 def machine_lines(results: Results) -> list[tuple[str, str]]:
@@ -90,6 +116,11 @@ def render(results: Results, pictures: list[Path]) -> str:
         pictures=[{"name": p.stem, "data": inlined(p), "caption": CAPTIONS[p.stem]} for p in pictures],
         models=model_tables(results),
         kernels=kernel_tables(results),
+        totals=model_totals(results),
+        scaling=scaling_tables(results),
+        memory=results.cases("memory"),
+        label=engine_label,
+        dtype_names=DTYPE_NAMES,
         layer_noise=LAYER_NOISE,
     )
 

@@ -1,8 +1,10 @@
 """results.json: one row per engine, and the machine. Everything printed or drawn is computed from it."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import get_args
 
 from .peers import BASELINE, ENGINES, PEERS
 
@@ -10,6 +12,9 @@ SCHEMA = 1
 MODES = {
     "models": ("inference", "train"),
     "kernels": ("forward", "backward"),
+    "public": ("inference",),
+    "scaling": ("inference", "train", "forward", "backward"),
+    "memory": ("inference", "train"),
     "diffusion": ("step", "sampling", "train", "latent"),
 }
 
@@ -38,6 +43,13 @@ class Row:
     rounds: int = 0
     repeats: int = 1  # how often the model runs this layer
     label: str = ""
+    axis: str = ""  # in the scaling suite: batch, resolution, sequence or threads ...
+    value: int = 0  # ... and which
+
+    @property
+    def key(self) -> tuple:
+        """What tells rows of one run apart."""
+        return *self.case, self.axis, self.value, self.engine
 
     @property
     def case(self) -> tuple:
@@ -69,9 +81,10 @@ class Results:
 
     @classmethod
     def load(cls, path: Path) -> "Results":
+        """Raises OSError where the file can't be read, ValueError where it is no results file."""
         try:
             return cls.decode(json.loads(Path(path).read_text()), path)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{path} is no JSON: {error}") from None
 
     def cases(self, suite: str) -> dict[tuple, list[Row]]:
@@ -83,6 +96,19 @@ class Results:
         return grouped
 
 
+def curves(results: Results) -> dict[tuple, dict[str, list[Row]]]:
+    """The scaling suite's rows by (name, mode, dtype, axis), then by engine, in the order of the values."""
+    grouped = {}
+    for row in results.rows:
+        if row.suite == "scaling":
+            engines = grouped.setdefault((row.name, row.mode, row.dtype, row.axis), {})
+            engines.setdefault(row.engine, []).append(row)
+    for engines in grouped.values():
+        for rows in engines.values():
+            rows.sort(key=lambda row: row.value)
+    return grouped
+
+
 def validate(data) -> list[str]:
     """What is wrong with a decoded results.json, in words; empty where nothing is."""
     if not isinstance(data, dict):
@@ -92,16 +118,37 @@ def validate(data) -> list[str]:
         return problems
     if data["schema"] != SCHEMA:
         return [f"schema is {data['schema']!r}, expected {SCHEMA}"]
-    known = {f.name for f in fields(Row)}
-    for i, row in enumerate(data["rows"]):
-        missing = {"suite", "name", "mode", "dtype", "batch", "engine"} - row.keys()
-        if missing or row.keys() - known:
-            problems.append(f"row {i}: missing {sorted(missing)}, unknown {sorted(row.keys() - known)}")
-        elif row["suite"] not in MODES or row["mode"] not in MODES[row["suite"]]:
-            problems.append(f"row {i}: suite {row['suite']!r}, mode {row['mode']!r}")
-        elif row.get("median_ms") is None and not row.get("error"):
-            problems.append(f"row {i}: neither a time nor an error")
-    return problems
+    if not isinstance(data["rows"], list):
+        return ["rows is no list"]
+    for key in ("machine", "settings"):
+        if not isinstance(data[key], dict):
+            return [f"{key} is no object"]
+    unknown = data.keys() - {f.name for f in fields(Results)}
+    if unknown:
+        return [f"unknown {sorted(unknown)}"]
+    return [f"row {i}: {problem}" for i, row in enumerate(data["rows"]) if (problem := row_problem(row))]
+
+
+def row_problem(row) -> str | None:
+    if not isinstance(row, dict):
+        return "it is no object"
+    known = {f.name: f.type for f in fields(Row)}
+    missing = {"suite", "name", "mode", "dtype", "batch", "engine"} - row.keys()
+    if missing or row.keys() - known.keys():
+        return f"missing {sorted(missing)}, unknown {sorted(row.keys() - known.keys())}"
+    for key, value in row.items():
+        kinds = get_args(known[key]) or (known[key],)
+        if not isinstance(value, kinds) and not (float in kinds and type(value) is int):
+            return f"{key} is {value!r}"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{key} is {value!r}"
+    if row["suite"] not in MODES or row["mode"] not in MODES[row["suite"]]:
+        return f"suite {row['suite']!r}, mode {row['mode']!r}"
+    if row.get("median_ms") is None and not row.get("error"):
+        return "neither a time nor an error"
+    if row.get("median_ms") is not None and row["median_ms"] <= 0:
+        return f"median_ms is {row['median_ms']!r}"
+    return None
 
 
 def speedup(row: Row | None, baseline: Row | None) -> float | None:

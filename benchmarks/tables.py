@@ -4,19 +4,22 @@ python -m dlperf.benchmarks.tables README.md              replaces the text betw
 python -m dlperf.benchmarks.tables --check README.md      exit code 1 where that would change a file
 python -m dlperf.benchmarks.tables --add bench-out/results.json [--device NAME]
 
-<!-- results:NAME -->   NAME is DEVICE/models, DEVICE/models-inference, DEVICE/models-train-f32, DEVICE/kernels ...
-<!-- /results -->
+<!-- results:NAME -->   the suite, with -mode, -dtype and, of scaling, -axis where wanted: models, models-train-f32,
+<!-- /results -->       public, memory, kernels-forward, scaling-batch ...; or ceilings. The newest run that has such
+                        rows counts; of one machine where NAME is DEVICE/suite.
 """
 
 import argparse
 import json
 import re
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import machine
-from .peers import BASELINE, PEERS
-from .results import Results, Row, against_baseline, best, engine_label, find, speedup
+from .peers import BASELINE, ENGINES, PEERS
+from .results import Results, Row, against_baseline, best, curves, engine_label, find, speedup
+from .scaling import AXES
 
 COMMITTED = Path(__file__).parent / "results"
 MARKED = re.compile(r"(<!-- results:(?P<name>\S+) -->\n).*?(<!-- /results -->)", re.DOTALL)
@@ -26,17 +29,29 @@ class TableError(Exception):
     """Why a table can't be made, in one line."""
 
 
-def latest(device: str, folder: Path) -> Results:
-    """The newest committed run of a device; a gpu-check record holds one in it."""
-    paths = sorted((folder / device).glob("*.json"), reverse=True)
-    for path in paths:
+def runs(device: str, folder: Path) -> Iterator[Results]:
+    """The committed runs of a device ("" of all), newest first; a gpu-check record holds one in it."""
+    for path in sorted(folder.glob(f"{device or '*'}/*.json"), key=lambda path: path.name, reverse=True):
+        if path.name == "verified.json":
+            continue
         data = json.loads(path.read_text())
         if data.get("kind") == "gpu-check":
             data = data["bench"]
         if data is not None:
-            return Results.decode(data, path)
+            yield Results.decode(data, path)
+
+
+def latest(device: str, folder: Path, has: Callable[[Results], bool] = lambda results: True) -> Results:
+    """The newest of them that `has` what is wanted."""
+    seen = False
+    for results in runs(device, folder):
+        seen = True
+        if has(results):
+            return results
+    if seen:
+        raise TableError(f"no run of {device or 'any device'} has such rows")
     have = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    raise TableError(f"no results of {device!r} in {folder}; there are {', '.join(have) or 'none'}")
+    raise TableError(f"no results of {device or 'any device'} in {folder}; there are {', '.join(have) or 'none'}")
 
 
 def model_table(cases: dict[tuple, list[Row]]) -> list[str]:
@@ -78,20 +93,75 @@ def times(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}x"
 
 
+def memory_table(cases: dict[tuple, list[Row]]) -> list[str]:
+    engines = [name for name in ENGINES if any(find(rows, name) for rows in cases.values())]
+    lines = ["| model | batch | " + " | ".join(map(engine_label, engines)) + " |", "|---|--:|" + "--:|" * len(engines)]
+    for (_, name, mode, dtype, batch), rows in cases.items():
+        found = [find(rows, engine) for engine in engines]
+        cells = [f"{row.peak_mem_mb:.0f} MB" if row and row.comparable and row.peak_mem_mb else "" for row in found]
+        lines.append("| " + " | ".join([f"{name} {mode} {dtype}", str(batch), *cells]) + " |")
+    return lines
+
+
+def scaling_table(cases: dict[tuple, dict[str, list[Row]]]) -> list[str]:
+    values = sorted({row.value for engines in cases.values() for rows in engines.values() for row in rows})
+    axis = next(iter(cases))[3]
+    lines = [f"| by {axis} | engine | " + " | ".join(map(str, values)) + " |", "|---|---|" + "--:|" * len(values)]
+    for (name, mode, dtype, _), engines in cases.items():
+        for engine, rows in engines.items():
+            by_value = {row.value: row for row in rows}
+            cells = [milliseconds(by_value.get(value)) for value in values]
+            lines.append("| " + " | ".join([f"{name} {mode} {dtype}", engine_label(engine), *cells]) + " |")
+    return lines
+
+
+def ceilings_table(results: Results) -> list[str]:
+    ceilings = results.machine["ceilings"]
+    lines = ["| ceiling | measured |", "|---|--:|"]
+    for isa, rates in ceilings["loops"].items():
+        lines += [f"| multiply-adds, {isa}, {DTYPES[dtype]} | {rate:.0f} GFLOP/s |" for dtype, rate in rates.items()]
+    lines += [f"| {name.replace('_', ', ')} | {rate:.0f} GB/s |" for name, rate in ceilings["bandwidth"].items()]
+    matmul = ceilings["torch_matmul"].items()
+    return lines + [f"| for comparison: torch.matmul, {dtype} | {rate:.0f} GFLOP/s |" for dtype, rate in matmul]
+
+
+DTYPES = {"f32": "float32", "bf16": "bfloat16"}
+TABLES = {
+    "models": model_table,
+    "public": model_table,
+    "kernels": kernel_table,
+    "memory": memory_table,
+    "scaling": scaling_table,
+}
+
+
+def lines_of(results: Results, suite: str, filters: set[str]) -> list[str]:
+    """The table's lines; none where the run has no such rows."""
+    if suite == "ceilings":
+        return ceilings_table(results) if results.machine.get("ceilings") else []
+    if suite == "scaling":
+        cases = {key: engines for key, engines in curves(results).items() if filters <= set(key[1:])}
+    else:
+        cases = {case: rows for case, rows in results.cases(suite).items() if filters <= set(case[2:4])}
+    return TABLES[suite](cases) if cases else []
+
+
 def table(name: str, folder: Path = COMMITTED) -> str:
     device, _, selection = name.rpartition("/")
     suite, *filters = selection.split("-")
-    if not device or suite not in ("models", "kernels"):
+    if suite != "ceilings" and suite not in TABLES:
         raise TableError(
-            f"results:{name}: expected DEVICE/models or DEVICE/kernels, with -mode and -dtype where wanted"
+            f"results:{name}: expected one of ceilings, {', '.join(TABLES)}, with -mode and -dtype where wanted"
         )
-    results = latest(device, folder)
-    cases = {case: rows for case, rows in results.cases(suite).items() if set(filters) <= set(case[2:4])}
-    if not cases:
-        raise TableError(f"results:{name}: the latest run of {device} has no such rows")
+    if suite == "scaling" and not set(filters) & set(AXES):
+        raise TableError(f"results:{name}: say which axis, as in scaling-{AXES[0]}")
+    try:
+        results = latest(device, folder, lambda results: bool(lines_of(results, suite, set(filters))))
+    except TableError as error:
+        raise TableError(f"results:{name}: {error}") from None
     described = results.machine
-    lines = (model_table if suite == "models" else kernel_table)(cases)
     origin = f"{described.get('gpu', described['cpu'])}, {described['threads']} threads, torch {described['torch']}"
+    lines = lines_of(results, suite, set(filters))
     return "\n".join([*lines, "", f"Measured on {origin}, {described['date'].split()[0]}."]) + "\n"
 
 
@@ -101,11 +171,13 @@ def fill(text: str, folder: Path = COMMITTED) -> str:
 
 
 def add(path: Path, device: str | None, folder: Path = COMMITTED) -> Path:
-    """Files a run's results.json under its device and date."""
+    """Files a run's results.json under its device and date, and its suites where they are not those of a plain run."""
     results = Results.load(path)
     target = folder / (device or machine.device_slug(results.machine))
     target.mkdir(parents=True, exist_ok=True)
-    target /= results.machine["date"].split()[0] + ".json"
+    measured = list(dict.fromkeys(row.suite for row in results.rows))
+    suites = "" if {"models", "kernels"} & set(measured) else "".join(f"-{suite}" for suite in measured)
+    target /= f"{results.machine['date'].split()[0]}{suites}.json"
     results.save(target)
     return target
 

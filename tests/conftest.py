@@ -1,8 +1,18 @@
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
 import dlperf
 from dlperf.backends import cpu
+
+
+def pytest_configure(config):
+    """DLPERF_TESTED names the folder of the build that is to be tested: no other may stand in for it."""
+    wanted, found = os.environ.get("DLPERF_TESTED"), Path(dlperf.__file__).resolve()
+    if wanted and not found.is_relative_to(Path(wanted).resolve()):
+        raise pytest.UsageError(f"DLPERF_TESTED={wanted}, but dlperf was imported from {found.parent}")
 
 
 @pytest.fixture(autouse=True)

@@ -413,7 +413,7 @@ def test_tables_are_made_from_committed_results(tmp_path, capsys):
     assert "bn + relu" in tables.table("test-cpu/kernels-forward", folder)
 
 
-@pytest.mark.parametrize("name", ["nowhere/models", "test-cpu/poems", "models", "test-cpu/models-bf16"])
+@pytest.mark.parametrize("name", ["nowhere/models", "test-cpu/poems", "public", "test-cpu/models-bf16", "scaling"])
 def test_tables_without_results_are_an_error(tmp_path, name, capsys):
     sample_results().save(tmp_path / "results.json")
     tables.add(tmp_path / "results.json", None, tmp_path / "committed")

@@ -121,6 +121,14 @@ def test_threads_take_and_give():
     assert not errors
 
 
+def test_scratch_of_no_bytes_in_a_new_thread():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(memory.C.scratch(0)))
+    thread.start()
+    thread.join()
+    assert found and found[0] > 0
+
+
 def test_more_than_there_is_is_torchs_error():
     with pytest.raises(RuntimeError, match="allocate memory"):
         memory.new_empty(torch.empty(1), (1 << 50,))

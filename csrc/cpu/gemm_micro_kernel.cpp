@@ -168,7 +168,7 @@ void finish(const TileCall& t, int mr, int64_t acc_step) {
         for (int j = 0; j < t.n_valid; j += Vec::W) {
             Vec v = load_some(t.acc + i * acc_step + j, t.n_valid - j);
             v = fma(v, alpha, row_bias);
-            if (t.bias_col) v = v + Vec::load(t.bias_col + t.n0 + j);
+            if (t.bias_col) v = v + load_some(t.bias_col + t.n0 + j, t.n_valid - j);
             if (e.residual) {
                 const T* r = static_cast<const T*>(e.residual) + t.residual_offset[i];
                 Vec x;

@@ -8,6 +8,10 @@
 #include <mutex>
 #include <unordered_map>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace dlperf {
 namespace {
 
@@ -21,6 +25,16 @@ double now() {
 size_t rounded(size_t bytes) {
     const size_t grain = bytes >= kHuge ? kHuge / 4 : size_t(64) << 10;
     return (bytes + grain - 1) / grain * grain;
+}
+
+// Under AddressSanitizer only the bytes that were asked for may be touched, as with malloc; else nothing.
+void allow(void* block, size_t bytes, size_t size) {
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(block, bytes);
+    __asan_poison_memory_region(static_cast<char*>(block) + bytes, size - bytes);
+#else
+    (void)block, (void)bytes, (void)size;
+#endif
 }
 
 class Cache {
@@ -48,6 +62,7 @@ class Cache {
             used_ += size;
         }
         if (used_ > peak_) peak_ = used_;
+        allow(block, bytes, size);
         return block;
     }
 
@@ -56,6 +71,7 @@ class Cache {
         const auto found = in_use_.find(block);
         if (found == in_use_.end()) return;
         free_.insert({found->second, {block, now()}});
+        allow(block, 0, found->second);
         used_ -= found->second;
         kept_ += found->second;
         in_use_.erase(found);
@@ -110,6 +126,7 @@ class Cache {
                 ++i;
                 continue;
             }
+            allow(i->second.block, i->first, i->first);  // what is mapped here next is not ours
             munmap(i->second.block, i->first);
             bytes += i->first;
             i = free_.erase(i);
@@ -159,11 +176,12 @@ void give_memory(void* block) {
 void* thread_scratch(size_t bytes) {
     // Far more than is asked for is given back too: another call of this process may want it.
     const bool wasteful = scratch.size > (size_t(16) << 20) && scratch.size / 8 > bytes;
-    if (scratch.size < bytes || wasteful) {
+    if (!scratch.block || scratch.size < bytes || wasteful) {  // of 0 bytes too: null means that there is no memory
         if (scratch.block) cache().give(scratch.block);
         scratch.block = cache().take(bytes);
         scratch.size = scratch.block ? rounded(bytes) : 0;
     }
+    if (scratch.block) allow(scratch.block, bytes, scratch.size);
     return scratch.block;
 }
 
