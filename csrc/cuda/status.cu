@@ -1,0 +1,11 @@
+#include "cuda/status.h"
+
+#include "cuda/launch.cuh"
+
+namespace dlperf::cuda {
+
+std::string device_error() {
+    return find_device_error();
+}
+
+}  // namespace dlperf::cuda

@@ -1,0 +1,10 @@
+#pragma once
+
+#include <string>
+
+namespace dlperf::cuda {
+
+// Why no kernel can run here, or "".
+std::string device_error();
+
+}  // namespace dlperf::cuda
