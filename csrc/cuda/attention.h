@@ -12,7 +12,7 @@ struct Heads {
 };
 
 // stats [batches, heads, queries, 2]: the row's maximum and the logarithm of its sum of exp(score - maximum).
-// delta [batches, heads, queries]: sums of output times its gradient. `heads` is a multiple of kv_heads.
+// delta [batches, heads, queries, 2]: scratch of backward. `heads` is a multiple of kv_heads.
 struct Attention {
     int batches, heads, kv_heads, queries, keys, dimension;
     bool causal;

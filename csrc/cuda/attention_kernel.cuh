@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda/attention_strip.cuh"
+#include "cuda/hopper.cuh"
 
 namespace dlperf::cuda {
 
@@ -77,6 +78,7 @@ constexpr int attention_backward_bytes() {
 
 template <class T, int Dimension>
 __global__ void __launch_bounds__(kForwardThreads) attention_kernel(const __grid_constant__ Attention p) {
+#ifdef DLPERF_PORTABLE
     constexpr int kTile = kForwardKeys * Dimension * 2, kQueryBytes = kForwardQueries * Dimension * 2;
     constexpr int J = kForwardKeys / 8;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -123,11 +125,13 @@ __global__ void __launch_bounds__(kForwardThreads) attention_kernel(const __grid
     store_statistics(p, softmax, place.batch, place.head, row, lane);
     float* stage = reinterpret_cast<float*>(dynamic_shared()) + warp * kStageFloats;
     store_rows<T, Dimension>(acc, stage, lane, row, p.queries, p.out, place.batch, place.head);
+#endif
 }
 
 // gk and gv of 64 keys: rows are keys, columns queries.
 template <class T, int Dimension>
 __global__ void __launch_bounds__(kBackwardThreads) attention_keys_kernel(const __grid_constant__ Attention p) {
+#ifdef DLPERF_PORTABLE
     constexpr int kRows = kBackwardRows * Dimension * 2, kTile = kBackwardStep * Dimension * 2, J = kBackwardStep / 8;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     const AttentionPlace place = attention_place(blockIdx.x, ceil_div(p.keys, kBackwardRows), p.kv_heads);
@@ -172,11 +176,13 @@ __global__ void __launch_bounds__(kBackwardThreads) attention_keys_kernel(const 
     float* stage = reinterpret_cast<float*>(dynamic_shared()) + warp * kStageFloats;
     store_rows<T, Dimension>(gk, stage, lane, row, p.keys, p.gk, place.batch, place.head);
     store_rows<T, Dimension>(gv, stage, lane, row, p.keys, p.gv, place.batch, place.head);
+#endif
 }
 
 // gq of 64 queries: rows are queries, columns keys.
 template <class T, int Dimension>
 __global__ void __launch_bounds__(kBackwardThreads) attention_queries_kernel(const __grid_constant__ Attention p) {
+#ifdef DLPERF_PORTABLE
     constexpr int kRows = kBackwardRows * Dimension * 2, kTile = kBackwardStep * Dimension * 2, J = kBackwardStep / 8;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     const AttentionPlace place = attention_place(blockIdx.x, ceil_div(p.queries, kBackwardRows), p.heads);
@@ -218,6 +224,7 @@ __global__ void __launch_bounds__(kBackwardThreads) attention_queries_kernel(con
     scale_rows(gq, scale);
     float* stage = reinterpret_cast<float*>(dynamic_shared()) + warp * kStageFloats;
     store_rows<T, Dimension>(gq, stage, lane, row, p.queries, p.gq, place.batch, place.head);
+#endif
 }
 
 }  // namespace dlperf::cuda

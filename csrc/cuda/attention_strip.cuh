@@ -101,15 +101,14 @@ DLPERF_DEVICE void store_statistics(const Attention& p, const RunningSoftmax& so
     }
 }
 
-// Of a query: log2 of the sum of exponentials, and delta; infinity, 0 past the end, so that probabilities are 0.
-struct QueryStatistics {
+// Of a query: log2 of the sum of exponentials, and delta. Infinity and 0 past the end, so that probabilities are 0.
+struct alignas(8) QueryStatistics {
     float log2_sum, delta;
 };
 
-DLPERF_DEVICE QueryStatistics query_statistics(const Attention& p, int batch, int head, int query) {
-    if (query >= p.queries) return {INFINITY, 0.0f};
-    const int64_t at = (int64_t(batch) * p.heads + head) * p.queries + query;
-    return {(p.stats[2 * at] + p.stats[2 * at + 1]) * kLog2E, p.delta[at]};
+DLPERF_DEVICE QueryStatistics query_statistics(const QueryStatistics* of_head, int query, int queries) {
+    if (query >= queries) return {INFINITY, 0.0f};
+    return of_head[query];
 }
 
 // exp(score - log sum), and in `gp` probability times (gp - delta). ByColumn: columns are queries and rows keys.
@@ -118,18 +117,21 @@ DLPERF_DEVICE void gradient_strip(float (&s)[4 * J], float (&gp)[4 * J], const A
                                   int row, int column, int lane) {
     const int g = lane / 4, t = lane % 4;
     const float scale_log2 = p.scale * kLog2E;
+    const QueryStatistics* of_head =
+        reinterpret_cast<const QueryStatistics*>(p.delta) + (int64_t(batch) * p.heads + head) * p.queries;
     QueryStatistics by_row[2];
     if (!ByColumn) {
-        by_row[0] = query_statistics(p, batch, head, row + g);
-        by_row[1] = query_statistics(p, batch, head, row + g + 8);
+        by_row[0] = query_statistics(of_head, row + g, p.queries);
+        by_row[1] = query_statistics(of_head, row + g + 8, p.queries);
     }
 #pragma unroll
-    for (int j = 0; j < J; ++j)
+    for (int j = 0; j < J; ++j) {
+        if (ByColumn) keep_order();  // all columns' statistics at once are more registers than there are
 #pragma unroll
         for (int side = 0; side < 2; ++side) {
             const int at_column = column + j * 8 + 2 * t + side;
             QueryStatistics by_column;
-            if (ByColumn) by_column = query_statistics(p, batch, head, at_column);
+            if (ByColumn) by_column = query_statistics(of_head, at_column, p.queries);
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const int at_row = row + g + half * 8, i = 4 * j + 2 * half + side;
@@ -140,9 +142,10 @@ DLPERF_DEVICE void gradient_strip(float (&s)[4 * J], float (&gp)[4 * J], const A
                 gp[i] = s[i] * (gp[i] - of.delta);
             }
         }
+    }
 }
 
-// delta = sum of output times its gradient: eight lanes a row.
+// Each query's statistics for backward, in p.delta; delta = sum of output times its gradient. Eight lanes a row.
 template <class T, int Dimension>
 __global__ void __launch_bounds__(256) delta_kernel(const __grid_constant__ Attention p) {
     const int64_t row = int64_t(blockIdx.x) * 32 + threadIdx.x / 8, rows = int64_t(p.batches) * p.heads * p.queries;
@@ -160,7 +163,8 @@ __global__ void __launch_bounds__(256) delta_kernel(const __grid_constant__ Atte
     }
 #pragma unroll
     for (int mask = 4; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
-    if (row < rows && threadIdx.x % 8 == 0) p.delta[row] = sum;
+    if (row < rows && threadIdx.x % 8 == 0)
+        reinterpret_cast<QueryStatistics*>(p.delta)[row] = {(p.stats[2 * row] + p.stats[2 * row + 1]) * kLog2E, sum};
 }
 
 }  // namespace dlperf::cuda

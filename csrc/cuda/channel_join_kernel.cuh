@@ -20,7 +20,7 @@ DLPERF_DEVICE double column_sum(double x, double (&shared)[8][32], int row, int 
     return x;
 }
 
-__global__ inline void __launch_bounds__(256)
+static __global__ void __launch_bounds__(256)
     join_batch_moments_kernel(const __grid_constant__ ChannelNorm p, const float* means, const float* squares,
                               float* mean, float* var) {
     __shared__ double shared[8][32];
@@ -42,7 +42,7 @@ __global__ inline void __launch_bounds__(256)
 }
 
 // A warp for each image's group.
-__global__ inline void __launch_bounds__(256)
+static __global__ void __launch_bounds__(256)
     join_group_moments_kernel(const __grid_constant__ ChannelNorm p, const float* means, const float* squares,
                               float* mean, float* rstd) {
     const int lane = threadIdx.x % kWarp, which = int(blockIdx.x) * 8 + threadIdx.x / kWarp;

@@ -5,6 +5,8 @@
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define DLPERF_SM90A
+#else
+#define DLPERF_PORTABLE  // kernels that 9.0 has its own for
 #endif
 
 namespace dlperf::cuda {

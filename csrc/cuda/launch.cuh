@@ -14,6 +14,10 @@
 
 namespace dlperf::cuda {
 
+#define DLPERF_TEXT_OF(x) #x
+#define DLPERF_TEXT(x) DLPERF_TEXT_OF(x)
+constexpr const char* kToolkit = DLPERF_TEXT(__CUDACC_VER_MAJOR__) "." DLPERF_TEXT(__CUDACC_VER_MINOR__);
+
 inline void check(cudaError_t status, const char* name, const std::string& what) {
     if (status == cudaSuccess) return;
     cudaGetLastError();  // so that the next call does not find it

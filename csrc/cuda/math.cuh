@@ -97,14 +97,16 @@ DLPERF_DEVICE void activate(float (&x)[Count], Activation kind) {
     for (int i = 0; i < Count; ++i) x[i] = activate(x[i], kind);
 }
 
-// g act'(x), for the activations that norms fuse.
+// g act'(x). relu selects: an infinite g meets no zero.
 DLPERF_DEVICE float activation_gradient(float g, float x, Activation kind) {
+    if (kind == Activation::none) return g;
     if (kind == Activation::relu) return x <= 0.0f ? 0.0f : g;
-    if (kind == Activation::silu) {
-        const float s = sigmoid(x);
-        return x == -INFINITY ? 0.0f : g * s * (1.0f + x * (1.0f - s));
-    }
-    return g;
+    if (kind == Activation::gelu)
+        return g * (0.5f * one_plus_erf(x * 0.70710678f) + x * expf(-0.5f * x * x) * 0.39894228f);
+    const float u = kind == Activation::silu ? x : 1.59576912f * (x + 0.044715f * x * x * x);
+    const float du = kind == Activation::silu ? x : 1.59576912f * x * (1.0f + 0.134145f * x * x);
+    const float s = sigmoid(u);
+    return x == -INFINITY ? 0.0f : g * (s + du * s * (1.0f - s));
 }
 
 DLPERF_DEVICE float warp_sum(float x) {

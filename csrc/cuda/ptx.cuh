@@ -136,6 +136,11 @@ DLPERF_DEVICE void sync_warp() {
     __syncwarp();
 }
 
+// No load or store moves over it.
+DLPERF_DEVICE void keep_order() {
+    asm volatile("" ::: "memory");
+}
+
 DLPERF_DEVICE float exp2_fast(float x) {
     float out;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));

@@ -8,4 +8,8 @@ std::string device_error() {
     return find_device_error();
 }
 
+std::string toolkit() {
+    return kToolkit;
+}
+
 }  // namespace dlperf::cuda

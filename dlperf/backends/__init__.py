@@ -161,6 +161,20 @@ def _first_that_serves(op: str, args: tuple) -> ModuleType:
     raise BackendError(f"{op}: no backend serves this call")
 
 
+def select_after(failed: str, op: str, args: tuple) -> ModuleType:
+    """The first backend behind ``failed`` that serves, for one call that it could not finish.
+
+    Raises:
+        BackendError: there is none.
+    """
+    order = ORDER.get(_device_type(args), OTHER_DEVICES)
+    for candidate in order[order.index(failed) + 1 :] if failed in order else order:
+        module = load(candidate)
+        if module.why_not(op, *args) is None:
+            return module
+    raise BackendError(f"{op}: no backend behind {failed!r} serves this call")
+
+
 def _device_type(args: tuple) -> str:
     for arg in args:
         if isinstance(arg, Tensor):

@@ -24,6 +24,7 @@
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define DLPERF_SM90A
+#define DLPERF_PORTABLE
 
 struct Index3 {
     unsigned x = 0, y = 0, z = 0;

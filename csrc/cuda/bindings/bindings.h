@@ -19,3 +19,4 @@ void bind_products(py::module_& m);
 void bind_norms(py::module_& m);
 void bind_random(py::module_& m);
 void bind_attention(py::module_& m);
+void bind_elementwise(py::module_& m);

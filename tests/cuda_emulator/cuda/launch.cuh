@@ -8,6 +8,8 @@
 
 namespace dlperf::cuda {
 
+constexpr const char* kToolkit = "emulated";
+
 template <auto Kernel, class... Arguments>
 void launch(const char*, const std::string&, int64_t blocks, int threads, int shared_bytes, void*,
             const Arguments&... arguments) {

@@ -172,6 +172,7 @@ inline void sync_block() {
 inline void sync_warp() {
     emulator::meet_warp();
 }
+inline void keep_order() {}
 inline float exp2_fast(float x) {
     return std::exp2(x);
 }
