@@ -1,7 +1,7 @@
 """Builds dlperf._C: the same kernel sources once per instruction set, chosen among at run time; and dlperf._cuda.
 
-No torch header is used, so the build needs only setuptools, pybind11 and a C++17 compiler; dlperf._cuda also nvcc 12.8 or
-newer. It takes minutes, so it is built by default only where a GPU is; DLPERF_BUILD_CUDA=1 or 0 decides otherwise.
+No torch header is used, so the build needs only setuptools, pybind11 and a C++17 compiler; dlperf._cuda also nvcc 12.8
+or newer. It takes minutes, so it is built by default only where a GPU is; DLPERF_BUILD_CUDA=1 or 0 decides otherwise.
 """
 
 import hashlib

@@ -26,13 +26,15 @@ def calls(device: str, dtype: torch.dtype = torch.bfloat16):
     yield "bmm", lambda: F.matmul(a, c)
     for stride, size in ((1, 3), (2, 3), (2, 1)):
         image, filters = t(2, 40, 9, 11, last=True), t(24, 40, size, size, last=True)
-        yield f"conv2d {size}x{size}/{stride}", lambda i=image, f=filters, s=stride, p=size // 2: F.conv2d(
-            i, f, stride=s, padding=p
+        yield (
+            f"conv2d {size}x{size}/{stride}",
+            lambda i=image, f=filters, s=stride, p=size // 2: F.conv2d(i, f, stride=s, padding=p),
         )
     for d, causal in ((64, False), (128, True)):
         q, k, v = (t(1, 2, s, d) for s in (70, 90, 90))
-        yield f"attention {d}", lambda q=q, k=k, v=v, causal=causal: F.scaled_dot_product_attention(
-            q, k, v, is_causal=causal
+        yield (
+            f"attention {d}",
+            lambda q=q, k=k, v=v, causal=causal: F.scaled_dot_product_attention(q, k, v, is_causal=causal),
         )
     rows, image, residual = t(21, 264), t(3, 48, 5, 7, last=True), t(3, 48, 5, 7, last=True)
     yield "layer_norm", lambda: F.layer_norm(rows, (264,))

@@ -161,7 +161,9 @@ def _record(backend: str, args, results) -> str:
 
     if backend not in ("triton", "cuda") or args.device != "cuda":
         raise UsageError("--record takes --backend triton or cuda with --device cuda: other backends need no record")
-    verified = importlib.import_module(".kernels.verified" if backend == "triton" else ".backends.cuda.verified", __package__)
+    verified = importlib.import_module(
+        ".kernels.verified" if backend == "triton" else ".backends.cuda.verified", __package__
+    )
     family_of = backends.load(backend).FAMILY_OF
     failed = {family_of[op] for r in results if r.failures for op in r.operators}
     # what broke before it was served can be any kernel of its family

@@ -1,4 +1,4 @@
-"""The Triton kernels on an NVIDIA GPU: every shared case with bfloat16, and what only a GPU can show."""
+"""The Triton and CUDA C++ kernels on an NVIDIA GPU: every shared case with bfloat16, and what only a GPU can show."""
 
 import pytest
 import torch
@@ -95,3 +95,27 @@ def test_nothing_waits_for_the_gpu():
         F.dropout(y, 0.5)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+CUDA_FAMILIES = ["matmul", "conv", "layer_norm", "batch_norm", "group_norm", "attention", "dropout", "diffusion"]
+
+
+@pytest.mark.parametrize("family", CUDA_FAMILIES)
+def test_cases_on_the_cuda_backend(family):
+    from dlperf.backends import cuda
+
+    if cuda.load_error is not None:
+        pytest.skip(cuda.load_error)
+    (result,) = check("cuda", device="cuda", families=[family])
+    assert result.ok, "\n".join(result.failures[:20])
+    assert result.served > 0, dict(result.declined)
+
+
+def test_small_calls_of_every_cuda_kernel():
+    from dlperf.backends import cuda
+    from dlperf.benchmarks import gpu_small
+
+    if cuda.load_error is not None:
+        pytest.skip(cuda.load_error)
+    assert gpu_small.run("cuda")
+    torch.cuda.synchronize()

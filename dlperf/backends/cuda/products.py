@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dlperf.ops.conv import conv2d_bwd_input_empty, conv2d_bwd_weight_empty, conv2d_empty, conv_transpose2d_empty
