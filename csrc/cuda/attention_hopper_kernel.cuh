@@ -138,6 +138,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
             uint32_t strip[N / 16][4];
             strip_operands<T, N>(strip, s);
             pin(acc);
+            pin(strip);
             products_fence();
             add_product<T, Dimension, N>(acc, strip, keys + Shape::step, Shape::step_box);
             products_commit();
@@ -228,19 +229,22 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
             uint32_t strip[N / 16][4];
             strip_operands<T, N>(strip, gp);
             pin(acc);
-            products_fence();
-            add_product<T, Dimension, N>(acc, strip, c, Shape::step_box);
+            pin(strip);
             if constexpr (ByKeys) {
                 uint32_t probabilities[N / 16][4];
                 strip_operands<T, N>(probabilities, s);
                 pin(more);
+                pin(probabilities);
                 products_fence();
                 add_product<T, Dimension, N>(more, probabilities, d, Shape::step_box);
+            } else {
+                products_fence();
             }
+            add_product<T, Dimension, N>(acc, strip, c, Shape::step_box);
             products_commit();
             products_wait<0>();
             pin(acc);
-            pin(more);
+            if constexpr (ByKeys) pin(more);
             if (lane == 0) barrier_arrive(barriers.empty + at.slot * 8);
             at.advance(2);
         }

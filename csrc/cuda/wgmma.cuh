@@ -30,6 +30,15 @@ DLPERF_DEVICE void pin(float (&d)[Count]) {
     for (int i = 0; i < Count; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+// The same of a left operand in registers.
+template <int Count>
+DLPERF_DEVICE void pin(uint32_t (&a)[Count][4]) {
+#pragma unroll
+    for (int i = 0; i < Count; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) asm volatile("" : "+r"(a[i][j])::"memory");
+}
+
 // d = a b, + d where `accumulate`. A in shared memory or, in the form of multiply()'s a, in registers.
 template <class T, int N>
 struct Products;

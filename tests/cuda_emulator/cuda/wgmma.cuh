@@ -12,6 +12,8 @@ template <int Pending>
 inline void products_wait() {}
 template <int Count>
 inline void pin(float (&)[Count]) {}
+template <int Count>
+inline void pin(uint32_t (&)[Count][4]) {}
 
 namespace detail {
 
