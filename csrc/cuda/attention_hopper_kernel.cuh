@@ -216,35 +216,47 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
         for (int tile = 0; tile < tiles; ++tile) {
             barrier_wait(barriers.full + at.slot * 8, at.parity);
             const uint32_t c = ring + at.slot * 2 * Shape::step, d = c + Shape::step;
+            const int column = (start + tile % per_head) * N;
             float s[N / 2], gp[N / 2];
+            uint32_t strip[N / 16][4];
             products_fence();
             scores<T, Dimension, N>(s, mine, Shape::resident_box, c, Shape::step_box);
-            scores<T, Dimension, N>(gp, also_mine, Shape::resident_box, d, Shape::step_box);
-            products_commit();
-            products_wait<0>();
-            pin(s);
-            pin(gp);
-            gradient_strip<ByKeys, N / 8>(s, gp, p, place.batch, ByKeys ? head_of(tile) : place.head, row,
-                                          (start + tile % per_head) * N, lane);
-            uint32_t strip[N / 16][4];
-            strip_operands<T, N>(strip, gp);
-            pin(acc);
-            pin(strip);
             if constexpr (ByKeys) {
+                // One matrix of float32 scores at a time: two beside two accumulators are more registers than there
+                // are.
+                products_commit();
+                products_wait<0>();
+                pin(s);
+                const QueryStatistics* of_head = statistics_of(p, place.batch, head_of(tile));
+                probability_strip<N / 8>(s, p, of_head, row, column, lane);
                 uint32_t probabilities[N / 16][4];
                 strip_operands<T, N>(probabilities, s);
                 pin(more);
                 pin(probabilities);
                 products_fence();
                 add_product<T, Dimension, N>(more, probabilities, d, Shape::step_box);
+                scores<T, Dimension, N>(gp, also_mine, Shape::resident_box, d, Shape::step_box);
+                products_commit();
+                products_wait<0>();
+                pin(more);
+                pin(gp);
+                score_gradient_strip<T, N / 8>(gp, probabilities, p, of_head, column, lane);
             } else {
-                products_fence();
+                scores<T, Dimension, N>(gp, also_mine, Shape::resident_box, d, Shape::step_box);
+                products_commit();
+                products_wait<0>();
+                pin(s);
+                pin(gp);
+                gradient_strip<false, N / 8>(s, gp, p, place.batch, place.head, row, column, lane);
             }
+            strip_operands<T, N>(strip, gp);
+            pin(acc);
+            pin(strip);
+            products_fence();
             add_product<T, Dimension, N>(acc, strip, c, Shape::step_box);
             products_commit();
             products_wait<0>();
             pin(acc);
-            if constexpr (ByKeys) pin(more);
             if (lane == 0) barrier_arrive(barriers.empty + at.slot * 8);
             at.advance(2);
         }

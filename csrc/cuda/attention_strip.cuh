@@ -111,14 +111,17 @@ DLPERF_DEVICE QueryStatistics query_statistics(const QueryStatistics* of_head, i
     return of_head[query];
 }
 
+DLPERF_DEVICE const QueryStatistics* statistics_of(const Attention& p, int batch, int head) {
+    return reinterpret_cast<const QueryStatistics*>(p.delta) + (int64_t(batch) * p.heads + head) * p.queries;
+}
+
 // exp(score - log sum), and in `gp` probability times (gp - delta). ByColumn: columns are queries and rows keys.
 template <bool ByColumn, int J>
 DLPERF_DEVICE void gradient_strip(float (&s)[4 * J], float (&gp)[4 * J], const Attention& p, int batch, int head,
                                   int row, int column, int lane) {
     const int g = lane / 4, t = lane % 4;
     const float scale_log2 = p.scale * kLog2E;
-    const QueryStatistics* of_head =
-        reinterpret_cast<const QueryStatistics*>(p.delta) + (int64_t(batch) * p.heads + head) * p.queries;
+    const QueryStatistics* of_head = statistics_of(p, batch, head);
     QueryStatistics by_row[2];
     if (!ByColumn) {
         by_row[0] = query_statistics(of_head, row + g, p.queries);
@@ -141,6 +144,42 @@ DLPERF_DEVICE void gradient_strip(float (&s)[4 * J], float (&gp)[4 * J], const A
                 s[i] = there ? exp2_fast(s[i] * scale_log2 - of.log2_sum) : 0.0f;
                 gp[i] = s[i] * (gp[i] - of.delta);
             }
+        }
+    }
+}
+
+// Rows are keys, columns queries: scores become probabilities.
+template <int J>
+DLPERF_DEVICE void probability_strip(float (&s)[4 * J], const Attention& p, const QueryStatistics* of_head, int row,
+                                     int column, int lane) {
+    const int g = lane / 4, t = lane % 4;
+    const float scale_log2 = p.scale * kLog2E;
+#pragma unroll
+    for (int j = 0; j < J; ++j) {
+        keep_order();
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int key = row + g + i / 2 * 8, query = column + j * 8 + 2 * t + i % 2;
+            const float log2_sum = query_statistics(of_head, query, p.queries).log2_sum;
+            const bool there = key < p.keys && (!p.causal || key <= query);
+            s[4 * j + i] = there ? exp2_fast(s[4 * j + i] * scale_log2 - log2_sum) : 0.0f;
+        }
+    }
+}
+
+// The same strip, with its probabilities as an operand in registers: gp becomes probability times (gp - delta).
+template <class T, int J>
+DLPERF_DEVICE void score_gradient_strip(float (&gp)[4 * J], const uint32_t (&probabilities)[J / 2][4],
+                                        const Attention& p, const QueryStatistics* of_head, int column, int lane) {
+#pragma unroll
+    for (int j = 0; j < J; ++j) {
+        keep_order();
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int query = column + j * 8 + 2 * (lane % 4) + i % 2;
+            const uint32_t pair = probabilities[j / 2][j % 2 * 2 + i / 2];
+            const float probability = to_float(T{uint16_t(i % 2 == 0 ? pair : pair >> 16)});
+            gp[4 * j + i] = probability * (gp[4 * j + i] - query_statistics(of_head, query, p.queries).delta);
         }
     }
 }
