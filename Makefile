@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS)
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: test sanitize bench demo check info lint format aot gpu-check clean
+.PHONY: test sanitize bench demo check info lint format aot cuda gpu-check clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -74,6 +74,10 @@ format: $(VENV)/.built
 # Every Triton kernel and configuration that ships, compiled for sm_80, sm_90 and sm_100; no GPU needed.
 aot: $(VENV)/.built
 	$(BIN)/python -m dlperf.kernels.aot --out docs/aot.md $(ARGS)
+
+# Every CUDA C++ kernel, compiled for sm_80, sm_90a and sm_100: needs nvcc 12.8 or newer, no GPU.
+cuda: $(VENV)/.built
+	$(BIN)/python -m dlperf.benchmarks.cuda_build --out docs/cuda.md $(ARGS)
 
 # On a machine with a GPU: no virtual environment, no network, the interpreter's own torch.
 gpu-check:

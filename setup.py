@@ -1,10 +1,14 @@
-"""Builds dlperf._C: the same kernel sources once per instruction set, chosen among at run time.
+"""Builds dlperf._C: the same kernel sources once per instruction set, chosen among at run time; and dlperf._cuda.
 
-No torch header is used, so the build needs only setuptools, pybind11 and a C++17 compiler.
+No torch header is used, so the build needs only setuptools, pybind11 and a C++17 compiler; dlperf._cuda also nvcc 12.8
+or newer. It takes minutes, so it is built by default only where a GPU is; DLPERF_BUILD_CUDA=1 or 0 decides otherwise.
 """
 
+import hashlib
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -31,6 +35,48 @@ BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
 EXTRA_FLAGS = os.environ.get("DLPERF_CXXFLAGS", "").split()
 SANITIZED = [flag for flag in EXTRA_FLAGS if flag.startswith("-fsanitize")]
+
+
+# Real code for each, and portable code that drivers compile for what comes after.
+CUDA_TARGETS = ("arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_80,code=compute_80")
+NVCC_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-cudart=static"]
+LEAST_NVCC = (12, 8)
+
+
+def nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    candidates = [f"{home}/bin/nvcc"] if home else []
+    found = (shutil.which(c) for c in (*candidates, "nvcc", "/usr/local/cuda/bin/nvcc"))
+    return next((c for c in found if c), None)
+
+
+def why_no_cuda() -> str | None:
+    """Why dlperf._cuda is not built here, or None."""
+    wish = os.environ.get("DLPERF_BUILD_CUDA", "auto")
+    if wish not in ("0", "1", "auto", ""):
+        raise SystemExit(f"dlperf: DLPERF_BUILD_CUDA: expected 0, 1 or auto, got {wish!r}")
+    if wish == "0":
+        return "DLPERF_BUILD_CUDA=0"
+    if wish != "1" and not os.path.exists("/proc/driver/nvidia/version"):
+        return "no NVIDIA GPU is here (DLPERF_BUILD_CUDA=1 builds them all the same)"
+    compiler = nvcc()
+    if compiler is None:
+        problem = "nvcc was not found"
+    else:
+        printed = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+        version = tuple(map(int, re.search(r"release (\d+)\.(\d+)", printed).groups()))
+        problem = None if version >= LEAST_NVCC else f"{compiler} is {version[0]}.{version[1]}"
+    if problem and wish == "1":
+        raise SystemExit(f"dlperf: DLPERF_BUILD_CUDA=1, but {problem}: install CUDA 12.8 or newer, or set CUDA_HOME")
+    return problem
+
+
+def cuda_source_hash() -> str:
+    """Of everything that the CUDA kernels are made of: records of verified kernels name it."""
+    digest = hashlib.sha256()
+    for path in (*sorted((CSRC / "cuda").rglob("*.*")), CSRC / "cpu" / "philox.h"):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def unsupported_reason() -> str | None:
@@ -81,6 +127,42 @@ class BuildKernels(build_ext):
     """Compiles in parallel, recompiles only what is older than its source or a header of it, then links."""
 
     def build_extension(self, ext):
+        if ext.name == "dlperf._cuda":
+            self.build_cuda(ext)
+        else:
+            self.build_cpu(ext)
+
+    def build_cuda(self, ext):
+        import pybind11
+
+        build_dir = self.object_directory()
+        includes = [f"-I{CSRC}", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
+        targets = [part for target in CUDA_TARGETS for part in ("-gencode", target)]
+        hash_flag = f'-DDLPERF_CUDA_SOURCE_HASH="{cuda_source_hash()}"'
+        tasks = []
+        for source in sorted((CSRC / "cuda").glob("*.cu")):
+            command = [nvcc(), *NVCC_FLAGS, *targets, f"-I{CSRC}", "-MD"]
+            tasks.append((source, build_dir / f"cuda.{source.stem}.o", command))
+        for source in sorted((CSRC / "cuda" / "bindings").glob("*.cpp")):
+            command = [*cxx().split(), *BASE_FLAGS, *WARNINGS, *includes, *EXTRA_FLAGS, hash_flag, "-MMD"]
+            tasks.append((source, build_dir / f"cuda.bindings.{source.stem}.o", command))
+
+        def compile_one(task):
+            source, target, command = task
+            stamp_file, command_line = target.with_suffix(".cmd"), " ".join(map(str, command))
+            if stamp_file.exists() and stamp_file.read_text() == command_line and up_to_date(target):
+                return
+            self.execute([*command, "-MF", target.with_suffix(".d"), "-c", source, "-o", target])
+            stamp_file.write_text(command_line)
+
+        with ThreadPoolExecutor(jobs()) as pool:
+            list(pool.map(compile_one, tasks))
+        output = Path(self.get_ext_fullpath(ext.name))
+        temporary = output.with_suffix(".tmp")
+        self.execute([nvcc(), "-shared", "-cudart=static", *(target for _, target, _ in tasks), "-o", temporary])
+        os.replace(temporary, output)
+
+    def build_cpu(self, ext):
         import pybind11
 
         build_dir = self.object_directory()
@@ -135,7 +217,10 @@ class BuildKernels(build_ext):
         raise SystemExit(f"dlperf: no folder to build in: {ROOT} and {self.build_temp} can't be written to")
 
     def run_compiler(self, arguments):
-        command = [*cxx().split(), *map(str, arguments)]
+        self.execute([*cxx().split(), *arguments])
+
+    def execute(self, arguments):
+        command = list(map(str, arguments))
         done = subprocess.run(command, capture_output=True, text=True)
         if done.stderr:
             print(done.stderr, file=sys.stderr)
@@ -146,8 +231,15 @@ class BuildKernels(build_ext):
 reason = unsupported_reason()
 if reason:
     print(f"dlperf: {reason}", file=sys.stderr)
+extensions = [] if reason else [Extension("dlperf._C", sources=[])]
+if not reason:
+    no_cuda = why_no_cuda()
+    if no_cuda is None:
+        extensions.append(Extension("dlperf._cuda", sources=[]))
+    else:
+        print(f"dlperf: installed without its CUDA kernels: {no_cuda}", file=sys.stderr)
 
 setup(
-    ext_modules=[] if reason else [Extension("dlperf._C", sources=[])],
+    ext_modules=extensions,
     cmdclass={"build_ext": BuildKernels},
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import platform
 import subprocess
@@ -158,11 +159,12 @@ def _record(backend: str, args, results) -> str:
 
     from . import backends
 
-    if backend != "triton" or args.device != "cuda":
-        raise UsageError("--record takes --backend triton --device cuda: other backends need no record")
-    from .kernels import verified
-
-    family_of = backends.load("triton").FAMILY_OF
+    if backend not in ("triton", "cuda") or args.device != "cuda":
+        raise UsageError("--record takes --backend triton or cuda with --device cuda: other backends need no record")
+    verified = importlib.import_module(
+        ".kernels.verified" if backend == "triton" else ".backends.cuda.verified", __package__
+    )
+    family_of = backends.load(backend).FAMILY_OF
     failed = {family_of[op] for r in results if r.failures for op in r.operators}
     # what broke before it was served can be any kernel of its family
     failed |= {r.family for r in results if r.failures}

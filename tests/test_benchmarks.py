@@ -436,7 +436,10 @@ def test_the_newest_record_counts_and_a_gpu_check_holds_one(tmp_path):
 
 def test_gpu_check_stages(tmp_path):
     stages = {stage.name: stage for stage in gpu_check.stages(tmp_path, "python3")}
-    assert list(stages) == ["install", "import", "tests", "check", "kernels", "bench"]
+    assert list(stages) == [
+        *("install", "import", "tests", "check", "check-cuda", "memcheck", "racecheck"),
+        *("kernels", "kernels-cuda", "bench"),
+    ]
     assert {"--no-deps", "--no-build-isolation", "--target"} <= set(stages["install"].command)
     assert [name for name, stage in stages.items() if not stage.needs_gpu] == ["install", "import"]
     hangs = gpu_check.Stage("hangs", [sys.executable, "-c", "import time; time.sleep(60)"], 1, False)

@@ -1,4 +1,4 @@
-"""The Triton kernels on an NVIDIA GPU: every shared case with bfloat16, and what only a GPU can show."""
+"""The Triton and CUDA C++ kernels on an NVIDIA GPU: every shared case with bfloat16, and what only a GPU can show."""
 
 import pytest
 import torch
@@ -128,3 +128,27 @@ def test_a_seed_gives_the_cpus_picture(monkeypatch):
         expected = sample(model, (2, 1, 16, 16), 50, seed=5, progress=False)
     found = sample(model, (2, 1, 16, 16), 50, seed=5, device="cuda", progress=False)
     assert (found.cpu() - expected).abs().max() < 2 / 255
+
+
+CUDA_FAMILIES = ["matmul", "conv", "layer_norm", "batch_norm", "group_norm", "attention", "dropout", "diffusion"]
+
+
+@pytest.mark.parametrize("family", CUDA_FAMILIES)
+def test_cases_on_the_cuda_backend(family):
+    from dlperf.backends import cuda
+
+    if cuda.load_error is not None:
+        pytest.skip(cuda.load_error)
+    (result,) = check("cuda", device="cuda", families=[family])
+    assert result.ok, "\n".join(result.failures[:20])
+    assert result.served > 0, dict(result.declined)
+
+
+def test_small_calls_of_every_cuda_kernel():
+    from dlperf.backends import cuda
+    from dlperf.benchmarks import gpu_small
+
+    if cuda.load_error is not None:
+        pytest.skip(cuda.load_error)
+    assert gpu_small.run("cuda")
+    torch.cuda.synchronize()

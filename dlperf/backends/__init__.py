@@ -170,6 +170,20 @@ def kernel_serves(op: str, args: tuple) -> bool:
     return False
 
 
+def select_after(failed: str, op: str, args: tuple) -> ModuleType:
+    """The first backend behind ``failed`` that serves, for one call that it could not finish.
+
+    Raises:
+        BackendError: there is none.
+    """
+    order = ORDER.get(_device_type(args), OTHER_DEVICES)
+    for candidate in order[order.index(failed) + 1 :] if failed in order else order:
+        module = load(candidate)
+        if module.why_not(op, *args) is None:
+            return module
+    raise BackendError(f"{op}: no backend behind {failed!r} serves this call")
+
+
 def _device_type(args: tuple) -> str:
     for arg in args:
         if isinstance(arg, Tensor):

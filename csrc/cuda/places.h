@@ -1,0 +1,48 @@
+// Where a product's rows and columns lie in its result. Chunks of eight columns are wholly inside or outside.
+#pragma once
+
+#include "cuda/geometry.h"
+
+namespace dlperf::cuda {
+
+struct Position {
+    int64_t at;
+    bool there;
+};
+
+// A matrix of `rows` x `columns`, its rows `stride` elements apart, the residual's `residual_stride`.
+struct MatrixPlace {
+    int rows, columns;
+    int64_t stride, residual_stride;
+    DLPERF_INDEX Position row(int m) const { return {m * stride, m < rows}; }
+    DLPERF_INDEX Position column(int n) const { return {n, n < columns}; }
+    DLPERF_INDEX int64_t residual_row(int m) const { return m * residual_stride; }
+};
+
+// Pixels (first + i * step) of an NHWC image of `channels`: all of them, or one phase of a strided convolution's
+// gradient. Rows count (image, i, j).
+struct PixelPlace {
+    int images, phase_rows, phase_columns;
+    int height, width, first_row, first_column, step_row, step_column, channels;
+    DLPERF_INDEX Position row(int m) const {
+        const int j = m % phase_columns, rest = m / phase_columns, i = rest % phase_rows, image = rest / phase_rows;
+        const int64_t pixel =
+            (int64_t(image) * height + first_row + i * step_row) * width + first_column + j * step_column;
+        return {pixel * channels, image < images};
+    }
+    DLPERF_INDEX Position column(int n) const { return {n, n < channels}; }
+    DLPERF_INDEX int64_t residual_row(int m) const { return row(m).at; }
+};
+
+// A weight's gradient [rows, taps, channels]: columns count (tap, channel) with each tap padded to `padded` columns.
+struct TapPlace {
+    int rows, taps, channels, padded;
+    DLPERF_INDEX Position row(int m) const { return {int64_t(m) * taps * channels, m < rows}; }
+    DLPERF_INDEX Position column(int n) const {
+        const int tap = n / padded, c = n % padded;
+        return {int64_t(tap) * channels + c, tap < taps && c < channels};
+    }
+    DLPERF_INDEX int64_t residual_row(int) const { return 0; }
+};
+
+}  // namespace dlperf::cuda

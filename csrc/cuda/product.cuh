@@ -1,0 +1,61 @@
+// Launches of both products, for matrices and convolutions.
+#pragma once
+
+#include "cuda/gemm.h"
+#include "cuda/launch.cuh"
+#include "cuda/mma_kernel.cuh"
+#include "cuda/wgmma_kernel.cuh"
+
+namespace dlperf::cuda {
+
+struct Call {
+    const char* name;
+    std::string what;
+    const Device& device;
+};
+
+template <class T, int BlockM, int BlockN, class A, class B, class Place>
+void launch_mma(const Call& call, const MmaProblem<T, A, B, Place>& p) {
+    constexpr int bytes = mma_shared_bytes<BlockM, BlockN>();
+    static_assert(bytes >= kMmaThreads / kWarp * kStageFloats * 4, "the ring must hold the staging");
+    launch<mma_kernel<T, BlockM, BlockN, A, B, Place>>(call.name, call.what, p.schedule.units(), kMmaThreads, bytes,
+                                                       call.device.stream, p);
+}
+
+template <class T, class A, class B, class Place>
+void launch_mma(const Call& call, const Plan& plan, const MmaProblem<T, A, B, Place>& p) {
+    if (plan.block_m == 64)
+        launch_mma<T, 64, 64>(call, p);
+    else if (plan.block_n == 64)
+        launch_mma<T, 128, 64>(call, p);
+    else
+        launch_mma<T, 128, 128>(call, p);
+}
+
+template <class T, int BlockN, class Source, class Place>
+void launch_wgmma(const Call& call, const WgmmaProblem<Source, Place>& p) {
+    const int units = p.schedule.units();
+    launch<wgmma_kernel<T, BlockN, Source, Place>>(
+        call.name, call.what, units < call.device.processors ? units : call.device.processors, kWgmmaThreads,
+        WgmmaShape<BlockN>::shared_bytes, call.device.stream, p);
+}
+
+template <class T, class Source, class Place>
+void launch_wgmma(const Call& call, const Plan& plan, const WgmmaProblem<Source, Place>& p) {
+    if (plan.block_n == 64)
+        launch_wgmma<T, 64>(call, p);
+    else if (plan.block_n == 128)
+        launch_wgmma<T, 128>(call, p);
+    else
+        launch_wgmma<T, 256>(call, p);
+}
+
+// Ends a split product of [batches, rows, columns].
+template <class T>
+void join_parts(const Call& call, const Epilogue& e, int parts, int64_t rows, int columns, int64_t residual_stride) {
+    if (parts == 1) return;
+    launch<join_kernel<T>>(call.name, call.what, ceil_div<int64_t>(e.part_size, 8 * 256), 256, 0, call.device.stream, e,
+                           parts, rows, columns, residual_stride);
+}
+
+}  // namespace dlperf::cuda
