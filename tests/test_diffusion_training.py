@@ -168,7 +168,13 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
 def test_ctrl_c_saves_and_the_run_goes_on(tmp_path):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     command = [sys.executable, "-m", "dlperf.cli", "train-ddpm", "--out", tmp_path, "--batch", "4", "--save-every", "1"]
-    worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def as_in_a_terminal():  # a run in the background starts with this signal ignored, and so do its children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    worker = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=as_in_a_terminal
+    )
     path = tmp_path / "checkpoint.safetensors"
     try:
         for _ in range(600):
