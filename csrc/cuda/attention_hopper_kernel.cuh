@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     auto head_of = [&](int tile) { return ByKeys ? place.head * repeats + tile / per_head : place.head / repeats; };
     RingPosition at;
     if (group == 0) {
-        give_registers<40>();
+        give_registers<24>();
         if (thread == 0) {
             const TensorMap &a = ByKeys ? maps.k : maps.q, &b = ByKeys ? maps.v : maps.go;
             const TensorMap &c = ByKeys ? maps.q : maps.k, &d = ByKeys ? maps.go : maps.v;
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
             }
         }
     } else {
-        take_registers<232>();
+        take_registers<240>();
         const int row = first + (warp - 4) * 16;
         const uint32_t mine = first_tile + (group - 1) * kBoxBytes, also_mine = second_tile + (group - 1) * kBoxBytes;
         float acc[Dimension / 2], more[ByKeys ? Dimension / 2 : 2];

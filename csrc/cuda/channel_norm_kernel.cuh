@@ -63,18 +63,21 @@ __global__ void __launch_bounds__(256)
                 own += 1.0f;
             }
         }
+        // merge() for all eight, with one division for what they share
+        const float inverse = 1.0f / own, share = own / (count + own);
 #pragma unroll
         for (int c = 0; c < 8; ++c) {
             float sum = 0.0f, spread = 0.0f;
 #pragma unroll
             for (int i = 0; i < kUnrolled; ++i)
                 if (first + i * at.step < at.end) sum += value[i][c] - value[0][c];
-            const float center = value[0][c] + sum / own;
+            const float center = value[0][c] + sum * inverse;
 #pragma unroll
             for (int i = 0; i < kUnrolled; ++i)
                 if (first + i * at.step < at.end) spread += (value[i][c] - center) * (value[i][c] - center);
-            const Moments all = merge({count, mean[c], square[c]}, {own, center, spread});
-            mean[c] = all.mean, square[c] = all.squares;
+            const float delta = center - mean[c];
+            mean[c] += delta * share;
+            square[c] += spread + delta * delta * count * share;
         }
         count += own;
     }
