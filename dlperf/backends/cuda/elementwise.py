@@ -7,7 +7,7 @@ from torch import Tensor
 from dlperf.ops.activation import activation_empty
 from dlperf.ops.channel_sum import channel_sum_empty
 
-from ._layout import dense, dense_like
+from ._layout import dense, dense_like, nhwc
 from ._library import ACTIVATIONS, STORAGE, C, address, floats, processors, run
 
 __all__ = ["activation", "activation_", "activation_bwd", "batch_norm_update", "channel_sum"]
@@ -42,7 +42,7 @@ def channel_sum(x: Tensor) -> Tensor:
     if x.numel() == 0:
         return out.zero_()
     channels = x.shape[1]
-    x, rows = (dense(x) if x.dim() == 2 else x), x.numel() // channels
+    x, rows = nhwc(x), x.numel() // channels
     parts = C.channel_parts(1, rows, channels, processors(x), True)
     sums = floats(x, parts, channels)
     run(C.channel_sum, x, address(x), address(sums), rows, channels, parts, STORAGE[x.dtype])
