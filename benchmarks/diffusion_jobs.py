@@ -228,7 +228,7 @@ def train_job(**args) -> TrainJob:
 
 
 def cross_attention_unet(batch: int):
-    """diffusers' UNet2DConditionModel: latents 4x32x32, 77 tokens of text; 27 million parameters."""
+    """diffusers' UNet2DConditionModel: latents 4x32x32, 77 tokens of text."""
     model = package("diffusers").UNet2DConditionModel(
         sample_size=32,
         block_out_channels=(128, 256, 256),

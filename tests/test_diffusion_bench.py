@@ -97,7 +97,7 @@ def test_bytes_of_a_step_are_its_tensors():
 def test_the_suite_is_of_the_cpu(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert main(["bench", "diffusion", "--device", "cuda"]) == 2
-    assert "diffusion suite measures the CPU" in capsys.readouterr().err
+    assert "diffusion measures the CPU" in capsys.readouterr().err
 
 
 # --- the demo -------------------------------------------------------------------------------------
