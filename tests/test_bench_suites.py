@@ -70,8 +70,8 @@ def test_a_model_of_another_size():
     assert find("resnet18@160").inputs(2)[0][0].shape == (2, 3, 160, 160)
     assert find("vit_tiny@160").build(torch.nn).pos_embed.shape[1] == 101
     assert find("resnet18") is MODELS["resnet18"]
-    small, usual = (layers.model_cost(f"resnet18@{n}", 1, "inference", 4)[0] for n in (112, 224))
-    assert 3.8 < usual / small < 4
+    small, large = (layers.model_cost(f"resnet18@{n}", 1, "inference", 4)[0] for n in (160, 320))
+    assert 3.9 < large / small < 4  # but for the last layer
 
 
 # --- cases -------------------------------------------------------------------------------------------
@@ -92,12 +92,12 @@ def test_full_runs_cover_what_is_promised():
 
 
 @pytest.mark.parametrize("suite", suites.SUITES)
-def test_a_quick_run_is_a_part(suite):
+def test_a_quick_run_is_no_larger(suite):
     full, quick = (suites.Options(suites=(suite,), peers=ALL_PEERS, threads=2, quick=q) for q in (False, True))
     counts = [len(suites.CASES[suite](o)) if suite in suites.CASES else 0 for o in (full, quick)]
     counts = [n + len(suites.layer_cases(suite, o)) for n, o in zip(counts, (full, quick), strict=True)]
-    assert 0 < counts[1] < counts[0]
-    assert suites.steps(quick) < suites.steps(full)
+    assert 0 < counts[1] <= counts[0]
+    assert suites.steps(quick) <= suites.steps(full)
 
 
 def test_cases_of_one_reference_come_together():

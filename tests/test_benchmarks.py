@@ -119,7 +119,9 @@ def test_report_is_self_contained(tmp_path):
 
     results = sample_results()
     pictures = charts.write_all(results, tmp_path)
-    assert {p.name for p in pictures} == {"speedup.png", "scaling.png", "roofline.png", "layers-f32.png"}
+    assert {p.name for p in pictures} == {
+        f"{name}.png" for name in ("speedup", "scaling", "roofline", "share-f32", "layers-f32")
+    }
     html = report.write(results, pictures, tmp_path / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert len(sources) == len(pictures)
