@@ -265,7 +265,7 @@ def table(kernels: list[Kernel]) -> str:
         "## Each kernel",
         "",
         f"On {', '.join(f'sm_{t}' for t in TARGETS)} in this order; - where that target has no such kernel. A kernel",
-        "of 384 threads starts with 168 registers and shares them out anew: 232 to each thread that multiplies.",
+        "of 384 threads starts with 168 registers and shares them out anew: 232 or 240 to each that multiplies.",
         "",
         "| kernel | registers | spilled | stack | shared |",
         "|---|---|---|---|---|",
