@@ -249,11 +249,11 @@ def _configurations(direction: str, q: Tensor, constants: dict) -> tuple[tuple, 
     return hopper or CONFIGURATIONS[(direction, 80, *key)]
 
 
-# Of _short_attention's kernels: (most keys, least capability, (BLOCK_M, warps)), fewest keys first, for heads of up to
-# SHORT_HEAD. Chosen by the ahead-of-time table; not yet measured on a GPU.
+# Of _short_attention's kernels: (most keys, capabilities, (BLOCK_M, warps)), fewest keys first, for heads of up to
+# SHORT_HEAD. What was compiled ahead of time without spills; not yet measured on a GPU.
 SHORT = {
-    "forward": ((64, 80, (64, 4)), (272, 80, (64, 4)), (640, 90, (64, 8))),
-    "backward": ((64, 80, (64, 4)), (272, 90, (64, 8))),
+    "forward": ((64, (80, 90), (64, 4)), (272, (80, 90), (64, 4)), (640, (90,), (64, 8))),
+    "backward": ((64, (80, 90), (64, 4)), (208, (90,), (64, 4))),
 }
 SHORT_HEAD = 64
 
@@ -262,10 +262,10 @@ def _short(direction: str, q: Tensor, k: Tensor, constants: dict):
     """(BLOCK_M, warps) where the kernels for few keys take the call."""
     if max(constants["E"], constants["EV"]) > SHORT_HEAD or (q.itemsize == 4 and not INTERPRETED):
         return None
-    keys, chip = k.shape[2], 90 if INTERPRETED else capability(q.device)
+    keys, chip = k.shape[2], 90 if INTERPRETED else capability(q.device) // 10 * 10
     # A mask's addresses and dropout's words have no room beside more scores.
     plain = constants["MASK"] == "none" and not constants["DROPOUT"]
-    found = next((c for most, least, c in SHORT[direction] if keys <= most and chip >= least), None)
+    found = next((c for most, chips, c in SHORT[direction] if keys <= most and chip in chips), None)
     return found if plain or keys <= SHORT[direction][0][0] or INTERPRETED else None
 
 
