@@ -53,12 +53,23 @@ def _train(model, optimizer, dtype, steps=10, size=16, channels_last=False):
 
 
 def _assert_trains_like_torch(ours, torchs, truth):
-    for loss, own, true in zip(ours[0], torchs[0], truth[0], strict=True):
-        assert abs(loss - true) <= max(2 * abs(own - true), 1e-4 * abs(true))
+    """Held to twice torch's own error, the largest of several runs."""
+    for i, (loss, true) in enumerate(zip(ours[0], truth[0], strict=True)):
+        own = max(abs(run[0][i] - true) for run in torchs)
+        assert abs(loss - true) <= max(2 * own, 1e-4 * abs(true))
     for name, expected in truth[1].items():
-        own = relative_error(torchs[1][name], expected)
+        own = max(relative_error(run[1][name], expected) for run in torchs)
         error = relative_error(ours[1][name], expected)
         assert error <= max(2 * own, 2e-5), f"{name}: error {error:.3g}, torch's own {own:.3g}"
+
+
+def _nudged(model, seed):
+    """The model with every weight off by about half a unit in the last place."""
+    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1 + 6e-8 * torch.randn(p.shape, generator=generator))
+    return model
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
@@ -68,7 +79,7 @@ def test_ten_steps_of_a_small_network(optimizer, channels_last):
     truth = _train(copy.deepcopy(base), optimizer, torch.float64)
     torchs = _train(copy.deepcopy(base), optimizer, torch.float32, channels_last=channels_last)
     ours = _train(dlperf.optimize(copy.deepcopy(base)), optimizer, torch.float32, channels_last=channels_last)
-    _assert_trains_like_torch(ours, torchs, truth)
+    _assert_trains_like_torch(ours, [torchs], truth)
 
 
 def test_three_steps_of_resnet18():
@@ -77,7 +88,11 @@ def test_three_steps_of_resnet18():
     ours_model = resnet18(nn=dlperf.nn, num_classes=10)
     ours_model.load_state_dict(base.state_dict(), strict=True)
     truth = _train(copy.deepcopy(base), "sgd", torch.float64, steps=3, size=64)
-    torchs = _train(copy.deepcopy(base), "sgd", torch.float32, steps=3, size=64, channels_last=True)
+    # A rounding that turns a ReLU over moves the loss by 0.01 by the third step: one run of torch's says little.
+    torchs = [
+        _train(_nudged(base, seed) if seed else copy.deepcopy(base), "sgd", torch.float32, 3, 64, channels_last=True)
+        for seed in range(3)
+    ]
     ours = _train(ours_model, "sgd", torch.float32, steps=3, size=64, channels_last=True)
     _assert_trains_like_torch(ours, torchs, truth)
 
