@@ -28,7 +28,7 @@ def _cached(x: Tensor, size, strides, dtype: torch.dtype) -> Tensor | None:
     """Uninitialised memory from the cache, or None where torch is to allocate."""
     if C is None or not x.is_cpu or type(x) not in _PLAIN or dtype not in _CODES:
         return None
-    if _bytes(size, dtype) < SMALLEST or torch.are_deterministic_algorithms_enabled():
+    if torch.are_deterministic_algorithms_enabled():
         return None
     capsule = C.empty(size, strides, _CODES[dtype])
     return None if capsule is None else _from_dlpack(capsule)
@@ -48,7 +48,7 @@ def new_empty_strided(x: Tensor, size, strides, dtype: torch.dtype | None = None
     so that its filling of uninitialised memory holds. The same goes for the functions below.
     """
     dtype = dtype or x.dtype
-    out = _cached(x, size, strides, dtype)
+    out = _cached(x, size, strides, dtype) if _bytes(size, dtype) >= SMALLEST else None
     return x.new_empty_strided(size, strides, dtype=dtype) if out is None else out
 
 

@@ -91,9 +91,12 @@ def test_nothing_waits_for_the_gpu():
     try:
         y = F.batch_norm(F.conv2d(x, w, padding=1), None, None, training=True)
         F.softmax(y.flatten(1), 1)
-        F.dropout(y, 0.5)
+        dropped = F.dropout(y, 0.5)
+        with pytest.raises(RuntimeError):  # that the mode is on
+            dropped.sum().item()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert dropped.shape == y.shape and torch.isfinite(dropped).all()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

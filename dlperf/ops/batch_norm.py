@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
@@ -88,8 +90,8 @@ def _eval_setup(ctx, args, output):
     ctx.save_for_backward(x, output if kind == "relu" else None, mean, var, weight, bias)
 
 
-def _eval_backward(ctx, gy):
-    gx, gweight, gbias, gresidual = _gradients(ctx, gy, *ctx.saved_tensors, 5, False)
+def _eval_backward(ctx, gy, training=False):
+    gx, gweight, gbias, gresidual = _gradients(ctx, gy, *ctx.saved_tensors, 5, training)
     return gx, None, None, gweight, gbias, gresidual
 
 
@@ -102,23 +104,13 @@ batch_norm_eval = Operator(
 )
 
 
-def _given_setup(ctx, args, output):
-    x, mean, var, weight, bias, _, ctx.eps, kind = args
-    ctx.save_for_backward(x, output if kind == "relu" else None, mean, var, weight, bias)
-
-
-def _given_backward(ctx, gy):
-    gx, gweight, gbias, gresidual = _gradients(ctx, gy, *ctx.saved_tensors, 5, True)
-    return gx, None, None, gweight, gbias, gresidual
-
-
 # batch_norm_train where x's own mean and (biased) variance are known already
 batch_norm_given = Operator(
     "batch_norm_given(Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, Tensor? residual, float eps, "
     "str activation) -> Tensor",
     fake=batch_norm_eval_empty,
-    setup=_given_setup,
-    backward=_given_backward,
+    setup=_eval_setup,
+    backward=partial(_eval_backward, training=True),
 )
 
 # y: given where the activation was relu. training: mean and var are x's own, so gx flows through them too.
