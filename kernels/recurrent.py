@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dlperf.ops.recurrent import GATES, check_batch_sizes, recurrent_empty
+from dlperf.ops.recurrent import GATES, check_batch_sizes, operand_gradients, recurrent_empty, rows_of
 
 from ._activation_math import _tanh
 from ._launch import cdiv, kernel, multiprocessors, power_of_two
@@ -235,10 +235,6 @@ def _steps(x: Tensor, n: int, batch_sizes: Tensor | None, reverse: bool) -> list
     return steps[::-1] if reverse else steps
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), x.shape[-1])
-
-
 def _carried(state: Tensor | None, like: Tensor) -> Tensor:
     """A float32 copy, dense; zeros where there is no state."""
     if state is None:
@@ -250,14 +246,14 @@ def recurrent(x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, cell, reverse, sav
     y, h, c, _, kept = recurrent_empty(x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, cell, reverse, save)
     n, hidden = h0.shape
     many = GATES[cell]
-    gates = linear(_rows(x), w_ih, b_ih, None, "none")
+    gates = linear(rows_of(x), w_ih, b_ih, None, "none")
     carried = None if many == 1 else _carried(c0 if cell == "lstm" else h0, h0)
     states = (h0.contiguous(), torch.empty_like(h), h)
     steps = _steps(x, n, batch_sizes, reverse)
     if y.numel() > 0:
         w_hh, b_hh = w_hh.contiguous(), None if b_hh is None else b_hh.contiguous()
         grid, constants = _tiling(x, n, hidden)
-        flat = _rows(y)
+        flat = rows_of(y)
         before = states[0]
         for i, (first, rows) in enumerate(steps):
             after = states[2 - (len(steps) - 1 - i) % 2]  # the last step's is h
@@ -282,13 +278,13 @@ def recurrent(x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, cell, reverse, sav
 
 def recurrent_bwd(gy, gh, gc, x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, y, gates, kept, cell, reverse, wanted):
     n, hidden = h0.shape
-    many, flat = GATES[cell], _rows(y)
+    many, flat = GATES[cell], rows_of(y)
     d = x.new_empty((flat.shape[0], many * hidden))
     d_hidden = torch.empty_like(d) if cell == "gru" else d
     product = _carried(gh, h0)
     carried = None if many == 1 else _carried(gc, h0)
     if y.numel() > 0:
-        w_hh, gy, flat = w_hh.contiguous(), None if gy is None else _rows(gy).contiguous(), flat.contiguous()
+        w_hh, gy, flat = w_hh.contiguous(), None if gy is None else rows_of(gy).contiguous(), flat.contiguous()
         grid, constants = _tiling(x, n, hidden)
         later, later_rows = d_hidden, 0
         for first, rows in (*reversed(_steps(x, n, batch_sizes, reverse)), (0, 0)):
@@ -305,19 +301,5 @@ def recurrent_bwd(gy, gh, gc, x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, y,
                 num_stages=3,
             )
             later, later_rows = own[-1], rows
-    grads = [None if w else x.new_empty(0) for w in wanted]
-    if wanted[0]:
-        grads[0] = linear(d, w_ih.t(), None, None, "none").view(x.shape)
-    if wanted[1]:
-        grads[1] = (product.add_(carried) if cell == "gru" else product).to(x.dtype)
-    if wanted[2]:
-        grads[2] = carried.to(x.dtype)
-    if wanted[3]:
-        grads[3] = linear(d.t(), _rows(x).t(), None, None, "none")
-    if wanted[4]:
-        grads[4] = linear(d_hidden.t(), kept[:, -hidden:].t(), None, None, "none")
-    if wanted[5]:
-        grads[5] = channel_sum(d)
-    if wanted[6]:
-        grads[6] = channel_sum(d_hidden)
-    return tuple(grads)
+    gh0 = product.add_(carried) if cell == "gru" else product
+    return operand_gradients(linear, channel_sum, x, w_ih, kept, d, d_hidden, gh0, carried, wanted)

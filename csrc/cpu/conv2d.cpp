@@ -21,7 +21,9 @@ bool winograd_pays(const Conv2dShape& s, ConvDirection direction, bool prepacked
     const bool pairs_up = s.dtype == DType::bf16 && current_isa() >= Isa::avx512_bf16;
     if (pairs_up && weight) return false;  // measured: 0.8 to 1.2 times as fast
     const double direct = double(s.n * h * w) * (pairs_up ? 4.5 : 9) + kDirectFilters + (packs ? kDirectPack : 0);
-    const double filters = weight ? kGradient : prepacked && pairs < 1 << 16 ? kKept : kMade * (1 + tiles / 96);
+    const bool kept = pairs < kKeptFilters;
+    const double made = kMade * (kept ? 1 : 1 + tiles / kFewTiles);  // once a call, or in each step
+    const double filters = weight ? kGradient : prepacked && kept ? kKept : made;
     const double winograd = tiles * 36 + filters;
     return winograd + tiles * kTileTransform * channels / pairs < 0.9 * direct;
 }

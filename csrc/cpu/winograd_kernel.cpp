@@ -47,6 +47,7 @@ int64_t tiles_per_block(const Problem& p, int64_t tiles) {
 
 struct Scratch {
     float *data, *products, *acc;
+    float* filters;  // a panel's, of one piece of channels
     const char** rows;
     int64_t* out;
     int64_t data_step, product_step;
@@ -154,8 +155,7 @@ bool run_blocks(const Call& call, const float* zero, Range tiles, Range panels, 
 
 // ---- Filters made where they are multiplied ----
 
-constexpr int64_t kFewTiles = 96;  // that are multiplied with a panel of filters at a time
-constexpr int64_t kPiece = 32;     // channels: a panel's filters of a piece are 288 KB
+constexpr int64_t kPiece = 32;  // channels: a panel's filters of a piece are 288 KB
 
 // Tiles of a step, as even as can be.
 int64_t few_tiles(const Problem& p) {
@@ -171,7 +171,7 @@ Scratch take_few_scratch(const Problem& p, Arena& arena) {
     Scratch t = {};
     t.product_step = few_tiles(p) * width + 16;
     t.products = arena.take<float>(kPoints * t.product_step);
-    t.acc = arena.take<float>(kPoints * (kPiece * width + 16));
+    t.filters = arena.take<float>(kPoints * (kPiece * width + 16));
     t.rows = arena.take<const char*>(few_tiles(p));
     return t;
 }
@@ -214,12 +214,12 @@ Vec run_few(const Call& call, const T* weight, const float* data, int64_t first,
         for (int64_t u0 = 0; u0 < p.src_c; u0 += kPiece) {
             const int64_t u1 = min64(p.src_c, u0 + kPiece);
             for (int64_t v = 0; v < width; v += Vec::W) {
-                transform_filters(p, weight, n0 + v, u0, u1, t.acc + v, width, filter_step);
+                transform_filters(p, weight, n0 + v, u0, u1, t.filters + v, width, filter_step);
             }
             tile.units = u1 - u0;
             tile.first = u0 == 0;
             for (int64_t point = 0; point < kPoints; ++point) {
-                tile.b = t.acc + point * filter_step;
+                tile.b = t.filters + point * filter_step;
                 tile.a_offset = (point * data_step + u0) * 4;
                 for (int64_t m = 0; m < count; m += mr) {
                     tile.rows = t.rows + m;
@@ -250,9 +250,9 @@ Conv2dShape fallback_shape(const Conv2dShape& s, bool prepacked) {
     return f;
 }
 
-// Whether a pack holds transformed filters. Where they are many, reading them takes longer than making them.
+// Whether a pack holds transformed filters.
 bool keeps_filters(const Problem& p) {
-    return p.src_c * p.dst_c < 1 << 16;
+    return p.src_c * p.dst_c < kKeptFilters;
 }
 
 bool makes_filters(const Problem& p, bool prepacked) {

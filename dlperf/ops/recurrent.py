@@ -46,6 +46,29 @@ def recurrent_bwd_empty(
     return tuple(new_empty(x, t.shape if w else (0,)) for t, w in zip(inputs, wanted, strict=True))
 
 
+def operand_gradients(linear, channel_sum, x, w_ih, kept, d, d_hidden, gh0, gc0, wanted) -> tuple[Tensor, ...]:
+    """recurrent_bwd's results of a backend's product and channel sum, from what its steps left.
+
+    d, d_hidden: the gradients of W_ih x and W_hh h, [rows, gates * hidden]. kept ends in the state before each step.
+    """
+    hidden = gh0.shape[1]
+    makers = (
+        lambda: linear(d, w_ih.t(), None, None, "none").view(x.shape),
+        lambda: gh0.to(x.dtype),
+        lambda: gc0.to(x.dtype),
+        lambda: linear(d.t(), rows_of(x).t(), None, None, "none"),
+        lambda: linear(d_hidden.t(), kept[:, -hidden:].t(), None, None, "none"),
+        lambda: channel_sum(d),
+        lambda: channel_sum(d_hidden),
+    )
+    return tuple(make() if want else x.new_empty(0) for make, want in zip(makers, wanted, strict=True))
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """[rows, features] of a packed or padded sequence."""
+    return x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), x.shape[-1])
+
+
 def _setup(ctx, args, output):
     *tensors, ctx.cell, ctx.reverse, ctx.save = args
     y, _, cn, gates, kept = output

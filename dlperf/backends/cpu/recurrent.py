@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ...memory import empty_like, new_empty
-from ...ops.recurrent import CELLS, GATES, check_batch_sizes, recurrent_empty
+from ...ops.recurrent import CELLS, GATES, check_batch_sizes, operand_gradients, recurrent_empty
 from ._library import FLOATS, C
 from .channel_sum import channel_sum
 from .matmul import linear
@@ -26,10 +26,6 @@ def _shape(x: Tensor, h0: Tensor, batch_sizes: Tensor | None, cell: str, reverse
     threads = torch.get_num_threads()
     numbers = (CELLS.index(cell), FLOATS[x.dtype], steps, n, hidden, _address(batch_sizes), reverse, threads)
     return C.RecurrentShape(*numbers), batch_sizes
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1]) if x.numel() else x.new_empty(0, x.shape[-1])
 
 
 def _float_state(c: Tensor) -> Tensor:
@@ -63,7 +59,7 @@ def recurrent(x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, cell, reverse, sav
 
 
 def recurrent_bwd(gy, gh, gc, x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, y, gates, kept, cell, reverse, wanted):
-    lstm, gru, hidden = cell == "lstm", cell == "gru", h0.shape[1]
+    lstm, gru = cell == "lstm", cell == "gru"
     shape, batch_sizes = _shape(x, h0, batch_sizes, cell, reverse)
     rows = y.shape[:-1].numel()
     d = new_empty(x, (rows, w_ih.shape[0]))
@@ -89,22 +85,8 @@ def recurrent_bwd(gy, gh, gc, x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, y,
             d_hidden.data_ptr(),
             C.scratch(C.recurrent_workspace(shape, True)),
         )
-    grads = [None if w else x.new_empty(0) for w in wanted]
-    if wanted[0]:
-        grads[0] = linear(d, w_ih.t(), None, None, "none").view(x.shape)
-    if wanted[1]:
-        grads[1] = carried.add_(product).to(x.dtype) if gru else product
-    if wanted[2]:
-        grads[2] = carried.to(x.dtype)
-    if wanted[3]:
-        grads[3] = linear(d.t(), _rows(x).t(), None, None, "none")
-    if wanted[4]:
-        grads[4] = linear(d_hidden.t(), kept[:, -hidden:].t(), None, None, "none")
-    if wanted[5]:
-        grads[5] = channel_sum(d)
-    if wanted[6]:
-        grads[6] = channel_sum(d_hidden)
-    return tuple(grads)
+    gh0 = carried.add_(product) if gru else product
+    return operand_gradients(linear, channel_sum, x, w_ih, kept, d, d_hidden, gh0, carried, wanted)
 
 
 def _without(index: int):
