@@ -20,7 +20,10 @@ def optimize(model: torch_nn.Module, mode: str = "train", dtype: torch.dtype | N
     Args:
         model: any torch.nn.Module. It is left as it is.
         mode: "train" returns a model whose torch layers are exchanged, one to one, for dlperf's. It shares the
-            model's Parameters and buffers, so either model trains both, and state_dicts are the same.
+            model's Parameters and buffers, so either model trains both, and state_dicts are the same. What its own
+            modules call of torch's functions (attention, products, norms, activations) is exchanged as well; such
+            modules are of subclasses with the names of their classes. Under activation checkpointing, and for
+            attention with dropout, torch's functions stay.
             "inference" returns an :class:`~dlperf.optimize.inference.InferenceModel`: a snapshot in eval mode, captured
             at the first call of each kind of input, with batch norm folded, operators fused and weights packed. What
             can't be captured runs layer by layer. It has the model's attributes and state_dict.
@@ -44,4 +47,4 @@ def optimize(model: torch_nn.Module, mode: str = "train", dtype: torch.dtype | N
         return InferenceModel(model, dtype)
     if dtype is not None:
         raise ValueError("optimize(): argument 'dtype' goes with mode='inference'; train with torch.autocast instead")
-    return swap_layers(model)
+    return swap_layers(model, exchange_functions=True)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import types
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import nn as torch_nn
 
 from ..nn import LAYERS
+from .functions import exchanging_class, original_class
 
 _SHARED = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 
@@ -38,16 +40,22 @@ def why_not_swapped(module: torch_nn.Module) -> str:
     return f"dlperf has no {kind.__name__}"
 
 
-def swap_layers(model: torch_nn.Module, classes: dict[type, type] = LAYERS) -> torch_nn.Module:
-    """A copy that shares parameters and buffers, of the classes that ``classes`` gives."""
+def swap_layers(
+    model: torch_nn.Module, classes: dict[type, type] = LAYERS, exchange_functions: bool = False
+) -> torch_nn.Module:
+    """A copy that shares parameters and buffers, of the classes that ``classes`` gives.
+
+    exchange_functions: what other modules call of torch's functions is exchanged for dlperf's, too.
+    """
     copies: dict[int, torch_nn.Module] = {}
-    swapped = _copy(model, copies, classes)
+    class_of = exchanging_class if exchange_functions else original_class
+    swapped = _copy(model, copies, lambda kind: classes.get(kind) or class_of(kind))
     for copy in set(copies.values()):
         _remap_attributes(copy, copies)
     return swapped
 
 
-def _copy(module: torch_nn.Module, copies: dict[int, torch_nn.Module], classes: dict[type, type]) -> torch_nn.Module:
+def _copy(module: torch_nn.Module, copies: dict[int, torch_nn.Module], class_of: Callable) -> torch_nn.Module:
     if id(module) in copies:
         return copies[id(module)]
     if isinstance(module, torch.jit.ScriptModule):
@@ -56,7 +64,7 @@ def _copy(module: torch_nn.Module, copies: dict[int, torch_nn.Module], classes: 
     mend = _WRAPPERS.get(f"{kind.__module__}.{kind.__qualname__}")
     if mend is not None:
         raise TypeError(f"optimize(): argument 'model' holds a {kind.__name__}: {mend}")
-    new_class = classes.get(kind, kind)
+    new_class = class_of(kind)
     copy = new_class.__new__(new_class)
     copies[id(module)] = copy
     state = dict(module.__dict__)
@@ -64,7 +72,7 @@ def _copy(module: torch_nn.Module, copies: dict[int, torch_nn.Module], classes: 
         if name not in _SHARED and name != "_modules" and type(value) in (dict, OrderedDict):
             state[name] = value.copy()
     state["_modules"] = type(module._modules)(
-        (name, None if child is None else _copy(child, copies, classes)) for name, child in module._modules.items()
+        (name, None if child is None else _copy(child, copies, class_of)) for name, child in module._modules.items()
     )
     copy.__dict__.update(state)
     return copy
