@@ -65,18 +65,18 @@ def new_empty(x: Tensor, size, memory_format=torch.contiguous_format, dtype: tor
     return torch.empty(size, dtype=dtype, device=x.device, memory_format=memory_format)
 
 
-def empty_like(x: Tensor, memory_format=torch.preserve_format) -> Tensor:
-    """``torch.empty_like(x, memory_format=...)``, from the cache where it is large."""
-    out = None
-    if x.is_cpu and type(x) in _PLAIN and _bytes(x.shape, x.dtype) >= SMALLEST:
+def empty_like(x: Tensor, memory_format=torch.preserve_format, dtype: torch.dtype | None = None) -> Tensor:
+    """``torch.empty_like(x, memory_format=..., dtype=...)``, from the cache where it is large."""
+    out, dtype = None, dtype or x.dtype
+    if x.is_cpu and type(x) in _PLAIN and _bytes(x.shape, dtype) >= SMALLEST:
         if memory_format is not torch.preserve_format:
             strides = _strides(x.shape, memory_format)
         elif x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
             strides = x.stride()
         else:
             strides = None
-        out = None if strides is None else _cached(x, x.shape, strides, x.dtype)
-    return torch.empty_like(x, memory_format=memory_format) if out is None else out
+        out = None if strides is None else _cached(x, x.shape, strides, dtype)
+    return torch.empty_like(x, memory_format=memory_format, dtype=dtype) if out is None else out
 
 
 def _strides(size, memory_format) -> tuple[int, ...] | None:

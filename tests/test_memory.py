@@ -7,8 +7,10 @@ import threading
 import pytest
 import torch
 
+import dlperf
 from dlperf import memory
 from dlperf.backends import cpu
+from dlperf.testing.compare import assert_matches
 
 LAST = torch.channels_last
 
@@ -132,3 +134,42 @@ def test_scratch_of_no_bytes_in_a_new_thread():
 def test_more_than_there_is_is_torchs_error():
     with pytest.raises(RuntimeError, match="allocate memory"):
         memory.new_empty(torch.empty(1), (1 << 50,))
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_large_weights_under_autocast(dtype, last):
+    torch.manual_seed(0)
+    layer = dlperf.nn.Conv2d(128, 128, 3, padding=1, bias=False)
+    layer.to(memory_format=LAST if last else torch.contiguous_format)
+    x, gy = torch.randn(2, 128, 6, 6), torch.randn(2, 128, 6, 6)
+    gc.collect()
+    used = memory.stats().used
+    with torch.autocast("cpu", dtype):
+        y = layer(x)
+    assert y.dtype is dtype
+    # The weight's copy: results of this size are torch's.
+    assert memory.stats().used - used >= layer.weight.numel() * dtype.itemsize
+    y.backward(gy.to(dtype))
+    assert layer.weight.grad.dtype is torch.float32
+    assert layer.weight.grad.is_contiguous(memory_format=LAST if last else torch.contiguous_format)
+    expected = torch.nn.functional.conv2d(x.double(), layer.weight.double(), padding=1)
+    assert_matches(y, expected, reduction=9 * 128)
+    weight = layer.weight.detach().double().requires_grad_()
+    (wanted,) = torch.autograd.grad(
+        torch.nn.functional.conv2d(x.to(dtype).double(), weight, padding=1), weight, gy.to(dtype).double()
+    )
+    assert_matches(layer.weight.grad.to(dtype), wanted, reduction=72)
+
+
+def test_large_weights_under_autocast_twice_differentiated_and_frozen():
+    layer, x = dlperf.nn.Linear(512, 512, bias=False), torch.randn(4, 512, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    (gw,) = torch.autograd.grad(y.float().square().sum(), layer.weight, create_graph=True)
+    assert gw.requires_grad and gw.dtype is torch.float32
+    (gx,) = torch.autograd.grad(gw.square().sum(), x)
+    assert torch.isfinite(gx).all() and gx.abs().sum() > 0
+    layer.requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert not layer(x).requires_grad

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
+from ..memory import SMALLEST, empty_like
 from ._checks import describe
-from ._frame import autocast_dtype
+from ._frame import autocast_dtype, plain
 from .activation import FROM_OUTPUT, KINDS, activation_bwd
 
 # The kinds that an epilogue can end in: those without a parameter.
@@ -36,13 +38,38 @@ def gradient_before(kind: str, gy: Tensor, y: Tensor) -> Tensor:
     return gy if kind == "none" else activation_bwd(gy, y, kind, 0.0)
 
 
+class _Cast(torch.autograd.Function):
+    """A large weight in another dtype, and its gradient back, through memory that is used again at the next step."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.dtype = weight.dtype
+        return empty_like(weight, dtype=dtype).copy_(weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return empty_like(grad, dtype=ctx.dtype).copy_(grad), None
+
+
+def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
+    if (
+        type(t) is Parameter
+        and t.is_cpu
+        and t.dtype is not dtype
+        and t.numel() * dtype.itemsize >= SMALLEST
+        and plain()
+    ):
+        return _Cast.apply(t, dtype)
+    return t.to(dtype)
+
+
 def cast_for_autocast(first: Tensor, *rest: Tensor | None) -> list[Tensor | None]:
     """All in the dtype that torch.autocast wants, float64 and integers as they are."""
     dtype = autocast_dtype(first)
     if dtype is None:
         return [first, *rest]
     return [
-        t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() and t.dtype is not torch.float64 else t
+        _cast(t, dtype) if isinstance(t, Tensor) and t.is_floating_point() and t.dtype is not torch.float64 else t
         for t in (first, *rest)
     ]
 
