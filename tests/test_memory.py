@@ -142,7 +142,7 @@ def test_large_weights_under_autocast(dtype, last):
     torch.manual_seed(0)
     layer = dlperf.nn.Conv2d(128, 128, 3, padding=1, bias=False)
     layer.to(memory_format=LAST if last else torch.contiguous_format)
-    x, gy = torch.randn(2, 128, 6, 6), torch.randn(2, 128, 6, 6)
+    x, gy = torch.randn(2, 128, 6, 6, requires_grad=True), torch.randn(2, 128, 6, 6)
     gc.collect()
     used = memory.stats().used
     with torch.autocast("cpu", dtype):
