@@ -171,12 +171,12 @@ def fill(text: str, folder: Path = COMMITTED) -> str:
 
 
 def add(path: Path, device: str | None, folder: Path = COMMITTED) -> Path:
-    """Files a run's results.json under its device and date, and its suites where they are not those of a plain run."""
+    """Files a run's results.json under its device and date, and its suites where complete models are not among them."""
     results = Results.load(path)
     target = folder / (device or machine.device_slug(results.machine))
     target.mkdir(parents=True, exist_ok=True)
     measured = list(dict.fromkeys(row.suite for row in results.rows))
-    suites = "" if {"models", "kernels"} & set(measured) else "".join(f"-{suite}" for suite in measured)
+    suites = "" if "models" in measured else "".join(f"-{suite}" for suite in measured)
     target /= f"{results.machine['date'].split()[0]}{suites}.json"
     results.save(target)
     return target
