@@ -36,7 +36,10 @@ static DLPERF_INLINE void add_rows(const T* gy, const T* x, const T* y, T* gresi
             g[r] = load_gradient<kSweep>(gy, y, gresidual, r * stride + i, lanes);
             if (kSweep != Sweep::gradient_only) p[r] = g[r] * (lanes.load(x + r * stride + i) - Vec::load(mean + i));
         }
+        // Unrolled by force, as in batch_norm_kernel.cpp.
+#pragma GCC unroll 4
         for (int step = 1; step < G; step *= 2) {
+#pragma GCC unroll 8
             for (int r = 0; r < G; r += 2 * step) {
                 g[r] = g[r] + g[r + step];
                 if (kSweep != Sweep::gradient_only) p[r] = p[r] + p[r + step];
