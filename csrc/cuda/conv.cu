@@ -29,7 +29,8 @@ void forward(const ConvolutionCall& c, const Device& device) {
     const Plan plan = plan_forward(v, device);
     const Gather g = forward_gather(v);
     const int64_t elements = int64_t(g.count()) * v.k;
-    const Epilogue e = epilogue_of(c, plan.parts, elements);
+    Epilogue e = epilogue_of(c, plan.parts, elements);
+    e.moments = {c.moments, g.count(), v.k, moment_rows(plan)};
     const Schedule schedule = schedule_of(plan, g.count(), ceil_div(v.k, plan.block_n), 1);
     const PixelPlace place = whole_image(v.n, v.p, v.q, v.k);
     if (plan.hopper) {

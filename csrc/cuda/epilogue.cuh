@@ -2,12 +2,13 @@
 #pragma once
 
 #include "cuda/math.cuh"
+#include "cuda/moments.h"
 #include "cuda/places.h"
 
 namespace dlperf::cuda {
 
 // parts: null, or where a split reduction writes its float32 sums, `part_size` elements a part, laid out as `out`;
-// join_kernel ends them.
+// join_kernel ends them. moments: of the result's columns, where there is nothing but the sum.
 struct Epilogue {
     const void* bias;
     const void* residual;
@@ -16,6 +17,7 @@ struct Epilogue {
     int64_t part_size, batch_size, residual_batch;
     float alpha, beta;
     Activation activation;
+    MomentsTarget moments;
 };
 
 constexpr int kSlab = 32;         // columns that a warp writes at a time
@@ -44,11 +46,15 @@ DLPERF_DEVICE void finish_chunk(float (&value)[8], const Epilogue& e, int batch,
     store8(static_cast<T*>(e.out) + batch * e.batch_size + at, value);
 }
 
+struct NoMoments {
+    DLPERF_DEVICE void operator()(int, const float*) {}
+};
+
 // 16 rows by 8 * J columns, held as multiply()'s c one after the other, from (row, column) of the product on.
-// stage: kStageFloats of the warp's own.
-template <class T, int J, class Place>
+// stage: kStageFloats of the warp's own. moments(slab, stage): what else becomes of the staged values.
+template <class T, int J, class Place, class Observer = NoMoments>
 DLPERF_DEVICE void finish_strip(const float* acc, float* stage, int lane, int row, int column, const Unit& unit,
-                                const Epilogue& e, const Place& place) {
+                                const Epilogue& e, const Place& place, Observer&& moments = {}) {
     const int g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int slab = 0; slab < J / 4; ++slab) {
@@ -62,6 +68,7 @@ DLPERF_DEVICE void finish_strip(const float* acc, float* stage, int lane, int ro
             stage[(g + 8) * kStageStride + j * 8 + 2 * t + 1] = c[3];
         }
         sync_warp();
+        moments(slab, stage);
         const Position to_column = place.column(column + slab * kSlab + t * 8);
 #pragma unroll 1
         for (int half = 0; half < 2; ++half) {

@@ -45,7 +45,8 @@ void run(const Gemm& g, const Device& device) {
                         g.residual_batch,
                         g.alpha,
                         g.beta,
-                        g.activation};
+                        g.activation,
+                        {g.moments, g.m, g.n, moment_rows(plan)}};
     const Call call = {"gemm",
                        std::to_string(g.batches) + " x " + std::to_string(g.m) + " x " + std::to_string(g.n) + " x " +
                            std::to_string(g.k),

@@ -1,7 +1,7 @@
 // act(alpha a b + bias + beta residual), batched, 16-bit operands and float32 sums.
 #pragma once
 
-#include "cuda/plan.h"
+#include "cuda/moments.h"
 
 namespace dlperf::cuda {
 
@@ -16,6 +16,7 @@ struct Gemm {
     const void *a, *b, *bias, *residual;
     void* c;
     float* workspace;
+    float* moments;  // null, or [moments_workspace()] where the plan's moment_rows() > 0: of c's columns, one batch
     float alpha, beta;
     Activation activation;
     Type type;

@@ -49,9 +49,11 @@ void launch(const char* name, const std::string& what, int64_t blocks, int threa
 }
 
 inline std::string find_device_error() {
-    int count = 0;
+    int count = 0, driver = 0;
     const cudaError_t status = cudaGetDeviceCount(&count);
     if (status != cudaSuccess) cudaGetLastError();
+    if (status == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
+        return "no NVIDIA driver is installed";
     if (status != cudaSuccess) return std::string("no NVIDIA GPU can be used: ") + cudaGetErrorString(status);
     return count == 0 ? "no NVIDIA GPU was found" : "";
 }
@@ -60,8 +62,8 @@ template <class Function>
 Function driver_function(const char* name) {
     void* found = nullptr;
     cudaDriverEntryPointQueryResult result;
-    const cudaError_t status = cudaGetDriverEntryPointByVersion(name, &found, 12000, cudaEnableDefault, &result);
-    if (status != cudaSuccess || result != cudaDriverEntryPointSuccess || found == nullptr)
+    check(cudaGetDriverEntryPointByVersion(name, &found, 12000, cudaEnableDefault, &result), name, "this driver");
+    if (result != cudaDriverEntryPointSuccess || found == nullptr)
         throw LaunchError(std::string(name) + " is not in this NVIDIA driver: version 525 or newer is needed");
     return reinterpret_cast<Function>(found);
 }

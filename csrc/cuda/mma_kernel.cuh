@@ -2,8 +2,8 @@
 // operands say where their chunks lie.
 #pragma once
 
-#include "cuda/epilogue.cuh"
 #include "cuda/operands.h"
+#include "cuda/product_moments.cuh"
 
 namespace dlperf::cuda {
 
@@ -138,10 +138,15 @@ __global__ void __launch_bounds__(kMmaThreads) mma_kernel(const __grid_constant_
     copy_wait<0>();
     sync_block();  // the ring becomes the warps' staging
     float* stage = reinterpret_cast<float*>(dynamic_shared()) + warp * kStageFloats;
+    const int row = unit.tile.m * BlockM + warp_row, column = unit.tile.n * BlockN + warp_column;
+    OwnMoments<T, kColumnTiles / 4> moments{p.epilogue.moments, lane, row};
 #pragma unroll
-    for (int i = 0; i < kRowTiles; ++i)
-        finish_strip<T, kColumnTiles>(&acc[i][0][0], stage, lane, unit.tile.m * BlockM + warp_row + i * 16,
-                                      unit.tile.n * BlockN + warp_column, unit, p.epilogue, p.place);
+    for (int i = 0; i < kRowTiles; ++i) {
+        moments.row = row + i * 16;
+        finish_strip<T, kColumnTiles>(&acc[i][0][0], stage, lane, row + i * 16, column, unit, p.epilogue, p.place,
+                                      moments);
+    }
+    moments.store(row / (BlockM / 2), column);
 }
 
 // Adds a split product's parts in order and ends them. `columns`: of the result; `rows` of them a batch.

@@ -2,7 +2,7 @@
 // wgmma, 64 rows each; persistent over the schedule's units. Convolutions differ in where their tiles come from.
 #pragma once
 
-#include "cuda/epilogue.cuh"
+#include "cuda/product_moments.cuh"
 #include "cuda/wgmma.cuh"
 
 namespace dlperf::cuda {
@@ -18,7 +18,8 @@ struct WgmmaShape {
     static constexpr int stage_bytes = a_bytes + BlockN * kTileDepth * 2;
     static constexpr int stages = 196608 / stage_bytes;
     static constexpr int staging_bytes = kConsumerWarps * kStageFloats * 4;
-    static constexpr int shared_bytes = 1024 + stages * stage_bytes + staging_bytes + 2 * stages * 8;
+    static constexpr int exchange_bytes = SharedMoments<float, kConsumerWarps>::bytes;
+    static constexpr int shared_bytes = 1024 + stages * stage_bytes + staging_bytes + exchange_bytes + 2 * stages * 8;
 };
 
 // A matrix operand's tile of `Rows` rows (along m or n) by 64 of k; the map's boxes are Rows x 64, or 64 x 64 where the
@@ -112,7 +113,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     using Shape = WgmmaShape<BlockN>;
     const uint32_t base = shared_address(dynamic_shared()), ring = (base + 1023) & ~1023u;
     const uint32_t staging = ring + Shape::stages * Shape::stage_bytes;
-    const uint32_t full = staging + Shape::staging_bytes, empty = full + Shape::stages * 8;
+    const uint32_t exchange = staging + Shape::staging_bytes;
+    const uint32_t full = exchange + Shape::exchange_bytes, empty = full + Shape::stages * 8;
     const int thread = threadIdx.x, warp = thread / kWarp, lane = thread % kWarp, group = thread / 128;
     if (thread == 0) {
         for (int i = 0; i < Shape::stages; ++i) {
@@ -169,8 +171,11 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
             products_wait<0>();
             pin(acc);
             if (before >= 0 && lane == 0) barrier_arrive(empty + before * 8);
-            finish_strip<T, BlockN / 8>(acc, stage, lane, unit.tile.m * kTileRows + (warp - 4) * 16,
-                                        unit.tile.n * BlockN, unit, p.epilogue, p.place);
+            const int row = unit.tile.m * kTileRows, column = unit.tile.n * BlockN;
+            float* found = reinterpret_cast<float*>(dynamic_shared() + (exchange - base));
+            finish_strip<T, BlockN / 8>(
+                acc, stage, lane, row + (warp - 4) * 16, column, unit, p.epilogue, p.place,
+                SharedMoments<T, kConsumerWarps>{p.epilogue.moments, found, warp - 4, lane, row, column, 1});
         }
     }
 #endif

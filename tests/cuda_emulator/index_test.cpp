@@ -1,6 +1,4 @@
 // The kernels' index arithmetic over whole grids: every output is written once, every input is read in bounds.
-#include <cstdio>
-#include <cstdlib>
 #include <set>
 #include <vector>
 
@@ -12,16 +10,9 @@
 #include "cuda/operands.h"
 #include "cuda/places.h"
 #include "cuda/tensor_map.h"
+#include "index_check.h"
 
 using namespace dlperf::cuda;
-
-#define CHECK(condition)                                                \
-    do {                                                                \
-        if (!(condition)) {                                             \
-            std::printf("%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-            std::exit(1);                                               \
-        }                                                               \
-    } while (0)
 
 // Every tile of every batch and part is given out once; the parts of a reduction make it up.
 static void test_schedule() {

@@ -1,5 +1,6 @@
 #include "cuda/bindings/bindings.h"
 #include "cuda/conv_plan.h"
+#include "cuda/depthwise.h"
 
 using namespace dlperf::cuda;
 
@@ -10,7 +11,7 @@ void bind_products(py::module_& m) {
     m.def("gemm", [](const Device& device, int rows, int columns, int depth, int batches, bool a_along_k,
                      bool b_along_k, int64_t a_stride, int64_t b_stride, int64_t a_batch, int64_t b_batch,
                      int64_t residual_stride, int64_t residual_batch, Address a, Address b, Address bias,
-                     Address residual, Address c, Address scratch, float alpha, float beta, int activation, int type) {
+                     Address residual, Address c, Address scratch, Address moments, float alpha, float beta, int activation, int type) {
         const Gemm call = {rows,
                            columns,
                            depth,
@@ -29,12 +30,22 @@ void bind_products(py::module_& m) {
                            at(residual),
                            at(c),
                            at<float>(scratch),
+                           at<float>(moments),
                            alpha,
                            beta,
                            Activation(activation),
                            Type(type)};
         py::gil_scoped_release release;
         gemm(call, device);
+    });
+    m.def("gemm_moment_rows", [](const Device& device, int rows, int columns, int depth) {
+        return moment_rows(plan_gemm(device, rows, columns, depth, 1));
+    });
+    m.def("conv_moment_rows", [](const Device& d, const Convolution& v) { return moment_rows(plan_forward(v, d)); });
+    m.def("moments_workspace", &moments_workspace);
+    m.def("join_moments", [](const Device& device, Address moments, int rows, int columns, int step, Address mean,
+                             Address var) {
+        join_moments({at<float>(moments), rows, columns, step}, at<float>(mean), at<float>(var), device);
     });
     py::class_<Convolution>(m, "Convolution")
         .def(py::init([](int n, int h, int w, int c, int k, int r, int s, int p, int q, int stride_h, int stride_w,
@@ -46,7 +57,8 @@ void bind_products(py::module_& m) {
     m.def("conv_weight_workspace", [](const Device& d, const Convolution& v) { return weight_workspace(v, d); });
     auto bind = [&m](const char* name, void (*function)(const ConvolutionCall&, const Device&)) {
         m.def(name, [function](const Device& device, const Convolution& v, Address x, Address weight, Address y,
-                               Address bias, Address residual, Address out, Address scratch, int activation, int type) {
+                               Address bias, Address residual, Address out, Address scratch, Address moments, int activation,
+                               int type) {
             const ConvolutionCall call = {v,
                                           at(x),
                                           at(weight),
@@ -55,6 +67,7 @@ void bind_products(py::module_& m) {
                                           at(residual),
                                           at(out),
                                           at<float>(scratch),
+                                          at<float>(moments),
                                           Activation(activation),
                                           Type(type)};
             py::gil_scoped_release release;
@@ -64,4 +77,10 @@ void bind_products(py::module_& m) {
     bind("conv_forward", convolution_forward);
     bind("conv_input", convolution_input);
     bind("conv_weight", convolution_weight);
+    m.attr("DEPTHWISE_TAPS") = kDepthwiseTaps;
+    m.def("depthwise_weight_workspace",
+          [](const Device& d, const Convolution& v) { return depthwise_workspace(v, d); });
+    bind("depthwise_forward", depthwise_forward);
+    bind("depthwise_input", depthwise_input);
+    bind("depthwise_weight", depthwise_weight);
 }
