@@ -28,7 +28,8 @@ EMULATOR = ROOT / "tests" / "cuda_emulator"
 TARGETS = ("80", "90a", "100")
 FLAGS = ("-std=c++17", "-O3", "-Xptxas", "-v", "-cubin")
 HOPPER = ("wgmma_kernel", "hopper_kernel")  # kernels that only sm_90a has code for
-PORTABLE = ("attention_kernel", "attention_keys_kernel", "attention_queries_kernel")  # and those that it has none for
+# and those that it has none for
+PORTABLE = ("attention_kernel", "attention_keys_kernel", "attention_queries_kernel", "attention_short_kernel")
 
 # The rows that a release must have on every target, and the kernels that make each.
 ROWS: dict[str, tuple[str, ...]] = {
@@ -36,7 +37,11 @@ ROWS: dict[str, tuple[str, ...]] = {
     "conv fprop": ("GatheredRows, WeightRows", "GatherSource<0>", "join_kernel"),
     "conv dgrad": ("GatheredRows, WeightColumns", "GatherSource<1>", "join_kernel"),
     "conv wgrad": ("GatheredColumns", "WeightSource", "join_kernel"),
+    "conv with BN statistics": ("GatheredRows, WeightRows", "GatherSource<0>", "join_moments_kernel"),
+    "depthwise": ("depthwise_kernel<",),
+    "depthwise wgrad": ("depthwise_weight_kernel<", "depthwise_join_kernel<"),
     "attention forward": ("attention_kernel<", "attention_hopper_kernel<"),
+    "attention, few keys": ("attention_short_kernel<", "attention_short_hopper_kernel<"),
     "attention backward": (
         "delta_kernel<",
         "attention_keys_kernel<",
@@ -162,7 +167,7 @@ def problems_of(kernel: Kernel, serialized: bool, limit: int) -> list[str]:
         problems.append(f"{kernel.spill} bytes spilled, {kernel.stack} bytes of stack")
     if kernel.shared + kernel.dynamic > limit:
         problems.append(f"{kernel.shared + kernel.dynamic} bytes of shared memory, and the chip has {limit}")
-    if kernel.name.startswith(("wgmma_kernel", "attention_hopper", "attention_gradient_hopper")):
+    if kernel.name.split("<")[0].endswith(HOPPER):
         needed = {"HGMMA", "UTMALDG"}
     elif kernel.name.startswith(PRODUCTS):
         needed = {"HMMA", "LDGSTS"}

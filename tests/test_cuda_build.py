@@ -33,8 +33,9 @@ def rows_of_document() -> dict[tuple[str, str], list[str]]:
 
 def test_the_rows_are_those_that_were_asked_for():
     directions = [f"{norm} {way}" for norm in ("BN", "GN", "LN") for way in ("forward", "backward")]
-    wanted = ["gemm", "conv fprop", "conv dgrad", "conv wgrad", "attention forward", "attention backward"]
-    assert list(ROWS) == [*wanted, *directions, "step", "dropout"]
+    products = ["gemm", "conv fprop", "conv dgrad", "conv wgrad", "conv with BN statistics"]
+    attention = ["attention forward", "attention, few keys", "attention backward"]
+    assert list(ROWS) == [*products, "depthwise", "depthwise wgrad", *attention, *directions, "step", "dropout"]
     assert TARGETS == ("80", "90a", "100")
 
 

@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kShortHopperThreads, 1)
             if (step == steps - 1) {
                 sync_threads(1 + group, 128);  // all four warps have read the strip
                 load_queries(strip + groups);
-                if (steps * N > p.keys) mask_strip<N / 8>(s, p, row, step * N, lane);
+                if (steps * N > p.keys) mask_keys<N / 8>(s, p.keys - step * N, lane);
             }
             softmax.update<N / 8>(s, p.scale * kLog2E, factor);
             if (step > 0) scale_rows(acc, factor);

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kShortThreads, 2)
             if (step == steps - 1) {
                 sync_warp();
                 load_strip<T>(queries, p, place, row + kShortWarps * kShortStrip, lane);
-                if (steps * N > p.keys) mask_strip<J>(s, p, row, step * N, lane);
+                if (steps * N > p.keys) mask_keys<J>(s, p.keys - step * N, lane);
             }
             softmax.update<J>(s, p.scale * kLog2E, factor);
             if (step > 0) scale_rows(acc, factor);

@@ -30,6 +30,15 @@ DLPERF_DEVICE void mask_strip(float (&s)[4 * J], const Attention& p, int row, in
     }
 }
 
+// The same where all queries see all keys, of which `left` are there from the strip's first column on.
+template <int J>
+DLPERF_DEVICE void mask_keys(float (&s)[4 * J], int left, int lane) {
+    const int mine = left - lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 4 * J; ++i)
+        if (i / 4 * 8 + i % 2 >= mine) s[i] = -INFINITY;
+}
+
 // Of two rows, row and row + 8: the maximum of scores so far and the thread's own share of the sum.
 struct RunningSoftmax {
     float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};

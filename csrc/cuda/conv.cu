@@ -36,8 +36,9 @@ void forward(const ConvolutionCall& c, const Device& device) {
     if (plan.hopper) {
         const int blocks = ceil_div(v.c, kTileDepth);
         WgmmaProblem<GatherSource<Major::k>, PixelPlace> p = {
-            {encode(gather_map(c.x, g, kTileRows)), encode(weight_map(c.weight, v.k, g.taps(), v.c, plan.block_n)), g,
-             forward_taps(v), blocks},
+            {encode(gather_map(c.x, g, kTileRows)),
+             encode(weight_map(c.weight, v.k, g.taps(), v.c, plan.block_n / plan.cluster())), g, forward_taps(v),
+             blocks},
             g.taps() * blocks,
             schedule,
             place,

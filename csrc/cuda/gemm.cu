@@ -8,7 +8,8 @@ void run_wgmma(const Gemm& g, const Call& call, const Plan& plan, const Epilogue
     WgmmaProblem<MatrixSource<A, B>, MatrixPlace> p;
     p.source.a = A == Major::k ? encode(matrix_map(g.a, g.k, g.m, g.batches, g.a_stride, g.a_batch, kTileRows))
                                : encode(matrix_map(g.a, g.m, g.k, g.batches, g.a_stride, g.a_batch, kTileDepth));
-    p.source.b = B == Major::k ? encode(matrix_map(g.b, g.k, g.n, g.batches, g.b_stride, g.b_batch, plan.block_n))
+    const int rows_b = plan.block_n / plan.cluster();
+    p.source.b = B == Major::k ? encode(matrix_map(g.b, g.k, g.n, g.batches, g.b_stride, g.b_batch, rows_b))
                                : encode(matrix_map(g.b, g.n, g.k, g.batches, g.b_stride, g.b_batch, kTileDepth));
     p.steps = ceil_div(g.k, kTileDepth);
     p.schedule = schedule_of(plan, g.m, ceil_div(g.n, plan.block_n), g.batches);

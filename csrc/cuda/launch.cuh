@@ -24,8 +24,8 @@ inline void check(cudaError_t status, const char* name, const std::string& what)
     throw LaunchError(std::string(name) + " on " + what + ": " + cudaGetErrorString(status));
 }
 
-// what: the shapes, for the error's text.
-template <auto Kernel, class... Arguments>
+// what: the shapes, for the error's text. Cluster: blocks that run together on neighbouring multiprocessors.
+template <auto Kernel, int Cluster = 1, class... Arguments>
 void launch(const char* name, const std::string& what, int64_t blocks, int threads, int shared_bytes, void* stream,
             const Arguments&... arguments) {
     if (blocks == 0) return;
@@ -45,6 +45,12 @@ void launch(const char* name, const std::string& what, int64_t blocks, int threa
     config.blockDim = dim3(unsigned(threads));
     config.dynamicSmemBytes = size_t(shared_bytes);
     config.stream = static_cast<cudaStream_t>(stream);
+    cudaLaunchAttribute together = {};
+    if (Cluster > 1) {
+        together.id = cudaLaunchAttributeClusterDimension;
+        together.val.clusterDim.x = Cluster, together.val.clusterDim.y = together.val.clusterDim.z = 1;
+        config.attrs = &together, config.numAttrs = 1;
+    }
     check(cudaLaunchKernelEx(&config, Kernel, arguments...), name, what);
 }
 

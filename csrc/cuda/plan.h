@@ -12,9 +12,16 @@ struct Device {
     void* stream;
 };
 
+// The widest tiles of 9.0 are computed two at a time, one above the other, by a cluster whose blocks share their
+// columns' operand.
+DLPERF_INDEX constexpr int cluster_of(int block_n) {
+    return block_n == 256 ? 2 : 1;
+}
+
 struct Plan {
     bool hopper;  // wgmma and bulk copies
     int block_m, block_n, parts;
+    int cluster() const { return hopper ? cluster_of(block_n) : 1; }
 };
 
 constexpr int kGroup = 8;  // rows of tiles that run together
@@ -39,6 +46,7 @@ inline Plan plan_product(const Device& device, bool bulk_copies_fit, int64_t row
     int chosen = 2;
     for (int i = 2; i >= 0; --i) {
         const bool wide_enough = candidates[i].n < 2 * unit_columns || candidates[i].n == 64;
+        if (rows <= 128 && candidates[i].n == 256) continue;  // no second tile for a cluster
         if (wide_enough && (i == 2 || tiles(candidates[i].m, candidates[i].n) * 4 >= device.processors * 3)) chosen = i;
     }
     plan.block_m = candidates[chosen].m, plan.block_n = candidates[chosen].n;
@@ -55,7 +63,9 @@ inline int64_t workspace(const Plan& plan, int64_t elements) {
 }
 
 inline Schedule schedule_of(const Plan& plan, int64_t rows, int64_t column_tiles, int batches) {
-    return {int(ceil_div<int64_t>(rows, plan.block_m)), int(column_tiles), batches, plan.parts, kGroup};
+    const int together = plan.cluster();  // the schedule's rows of tiles are a cluster's
+    return {int(ceil_div<int64_t>(rows, plan.block_m * together)), int(column_tiles), batches, plan.parts,
+            kGroup / together};
 }
 
 }  // namespace dlperf::cuda

@@ -34,9 +34,10 @@ void launch_mma(const Call& call, const Plan& plan, const MmaProblem<T, A, B, Pl
 
 template <class T, int BlockN, class Source, class Place>
 void launch_wgmma(const Call& call, const WgmmaProblem<Source, Place>& p) {
-    const int units = p.schedule.units();
-    launch<wgmma_kernel<T, BlockN, Source, Place>>(
-        call.name, call.what, units < call.device.processors ? units : call.device.processors, kWgmmaThreads,
+    constexpr int together = cluster_of(BlockN);
+    const int units = p.schedule.units(), most = ceil_div(call.device.processors - together + 1, together);
+    launch<wgmma_kernel<T, BlockN, Source, Place>, together>(
+        call.name, call.what, int64_t(units < most ? units : most) * together, kWgmmaThreads,
         WgmmaShape<BlockN>::shared_bytes, call.device.stream, p);
 }
 

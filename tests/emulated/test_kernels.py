@@ -32,12 +32,14 @@ def test_linear_with_its_whole_epilogue(kind):
     assert_matches(y, truth, baseline=baseline, reduction=64)
 
 
+# 136 and 264 rows: two tiles and three, which clusters take two at a time
+@pytest.mark.parametrize("m", [136, 264])
 @pytest.mark.parametrize("a_across", [False, True])
 @pytest.mark.parametrize("b_across", [False, True])
-def test_products_of_any_layout(a_across, b_across):
-    a = tensor(3, 72, 136).mT.detach() if a_across else tensor(3, 136, 72).detach()
+def test_products_of_any_layout(a_across, b_across, m):
+    a = tensor(3, 72, m).mT.detach() if a_across else tensor(3, m, 72).detach()
     b = tensor(3, 72, 200).detach() if b_across else tensor(3, 200, 72).mT.detach()
-    added = tensor(3, 136, 200).detach()
+    added = tensor(3, m, 200).detach()
     with backend_calls() as calls:
         c = torch.ops.dlperf.bmm(a, b, None, added, 0.5, 2.0, "none")
     assert calls == [("bmm", "cuda")]
@@ -60,6 +62,7 @@ CONVOLUTIONS = [
     (1, 40, 6, 6, 8, 1, 2, 0, 1),
     (1, 24, 5, 5, 16, 1, 1, 0, 1),
     (9, 64, 16, 16, 64, 3, 1, 1, 1),  # large enough for im2col copies
+    (3, 136, 14, 13, 264, 2, 1, 1, 1),  # and wide enough for clusters, with a rest in both directions
 ]
 
 
