@@ -146,7 +146,9 @@ def instructions_of(sass: str) -> dict[str, list[str]]:
 def has_code(name: str, target: str) -> bool:
     """Kernels are templates of every target, with an empty body where the other path serves."""
     start = name.split("<")[0]
-    return start not in PORTABLE if target == "90a" else not start.endswith(HOPPER)
+    if target != "90a":
+        return not start.endswith(HOPPER)
+    return start not in PORTABLE and not (start == "mma_kernel" and "MatrixPlace" in name)
 
 
 def dynamic_bytes() -> dict[tuple[str, ...], int]:

@@ -11,6 +11,12 @@
 
 namespace dlperf::cuda {
 
+#ifdef DLPERF_PORTABLE
+constexpr bool kIsPortable = true;
+#else
+constexpr bool kIsPortable = false;
+#endif
+
 // A tensor map as the driver encodes it; kernels take it as a __grid_constant__ parameter.
 struct alignas(64) TensorMap {
     unsigned char opaque[128];

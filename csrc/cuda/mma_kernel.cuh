@@ -88,7 +88,7 @@ DLPERF_DEVICE void load_b(uint32_t (&b)[4], uint32_t tile, int column, int k, in
 
 // Four warps, two by two, each a quarter of the tile.
 template <class T, int BlockM, int BlockN, class A, class B, class Place>
-__global__ void __launch_bounds__(kMmaThreads) mma_kernel(const __grid_constant__ MmaProblem<T, A, B, Place> p) {
+DLPERF_DEVICE void mma_product(const MmaProblem<T, A, B, Place>& p) {
     constexpr int kRowTiles = BlockM / 32, kColumnTiles = BlockN / 16;  // of 16 rows, of 8 columns, per warp
     constexpr int kBytesA = BlockM * kStep * 2, kStage = (BlockM + BlockN) * kStep * 2;
     const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
@@ -147,6 +147,11 @@ __global__ void __launch_bounds__(kMmaThreads) mma_kernel(const __grid_constant_
                                       moments);
     }
     moments.store(row / (BlockM / 2), column);
+}
+
+template <class T, int BlockM, int BlockN, class A, class B, class Place>
+__global__ void __launch_bounds__(kMmaThreads) mma_kernel(const __grid_constant__ MmaProblem<T, A, B, Place> p) {
+    if constexpr (kIsPortable || !Place::fits_bulk_copies) mma_product<T, BlockM, BlockN>(p);
 }
 
 // Adds a split product's parts in order and ends them. `columns`: of the result; `rows` of them a batch.

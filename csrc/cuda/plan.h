@@ -27,33 +27,48 @@ struct Plan {
 constexpr int kGroup = 8;  // rows of tiles that run together
 constexpr int kMostParts = 32;
 
+// rate: a multiprocessor's speed on such tiles, of its highest: narrow ones read more for each multiplication. A guess.
+struct TileKind {
+    int m, n;
+    double rate;
+};
+
+constexpr TileKind kHopperTiles[] = {{128, 256, 1.0}, {128, 128, 0.8}, {128, 64, 0.55}};
+constexpr TileKind kPortableTiles[] = {{128, 128, 1.0}, {128, 64, 0.8}, {64, 64, 0.6}};
+
+// Cycles that a product takes with this kind of tiles in so many parts, by the waves in which the multiprocessors take
+// tiles, each with its start and its end, and by what joining parts reads and writes. A model, not measured.
+inline double product_cycles(const TileKind& tile, bool hopper, int processors, int parts, int64_t tiles_m,
+                             int64_t tiles_n, int64_t steps, double elements) {
+    const int together = hopper ? cluster_of(tile.n) : 1;
+    const int64_t units = ceil_div<int64_t>(tiles_m, together) * tiles_n * parts;
+    const int64_t workers = processors < together ? 1 : processors / together;
+    constexpr double start_and_end = 4.0, per_step = 1.0 / 32.0;  // steps; cycles for each of a tile's elements
+    const double waves = double(ceil_div(units, workers));
+    const double cycles =
+        waves * (double(ceil_div<int64_t>(steps, parts)) + start_and_end) * tile.m * tile.n * per_step / tile.rate;
+    constexpr double second_launch = 3000.0, bytes_a_cycle = 20.0;  // of a multiprocessor
+    return parts == 1 ? cycles : cycles + second_launch + elements * (8.0 * parts + 2.0) / (bytes_a_cycle * processors);
+}
+
 // rows x columns summed over `depth`, `batches` times. unit_columns: what a tile's columns must not straddle (a tap's
 // channels in the weight's gradient), or `columns`.
 inline Plan plan_product(const Device& device, bool bulk_copies_fit, int64_t rows, int64_t columns,
                          int64_t unit_columns, int64_t depth, int batches) {
-    Plan plan;
-    plan.hopper = device.capability == 90 && bulk_copies_fit;
-    auto tiles = [&](int block_m, int block_n) {
-        return batches * ceil_div<int64_t>(rows, block_m) * (columns / unit_columns) *
-               ceil_div<int64_t>(unit_columns, block_n);
-    };
-    struct Candidate {
-        int m, n;
-    };
-    constexpr Candidate on_hopper[] = {{128, 256}, {128, 128}, {128, 64}};
-    constexpr Candidate portable[] = {{128, 128}, {128, 64}, {64, 64}};
-    const Candidate* candidates = plan.hopper ? on_hopper : portable;
-    int chosen = 2;
-    for (int i = 2; i >= 0; --i) {
-        const bool wide_enough = candidates[i].n < 2 * unit_columns || candidates[i].n == 64;
-        if (rows <= 128 && candidates[i].n == 256) continue;  // no second tile for a cluster
-        if (wide_enough && (i == 2 || tiles(candidates[i].m, candidates[i].n) * 4 >= device.processors * 3)) chosen = i;
+    const bool hopper = device.capability == 90 && bulk_copies_fit;
+    const int64_t steps = ceil_div<int64_t>(depth, hopper ? 64 : 32);
+    Plan plan = {hopper, 0, 0, 1};
+    double least = 0.0;
+    for (const TileKind& tile : hopper ? kHopperTiles : kPortableTiles) {
+        const int64_t tiles_n = columns / unit_columns * ceil_div<int64_t>(unit_columns, tile.n) * batches;
+        for (int parts = 1; parts == 1 || (parts <= kMostParts && steps >= parts * 4); ++parts) {
+            const double cycles =
+                product_cycles(tile, hopper, device.processors, parts, ceil_div<int64_t>(rows, tile.m), tiles_n, steps,
+                               double(rows) * double(columns) * batches);
+            if (plan.block_m == 0 || cycles < least)
+                least = cycles, plan.block_m = tile.m, plan.block_n = tile.n, plan.parts = parts;
+        }
     }
-    plan.block_m = candidates[chosen].m, plan.block_n = candidates[chosen].n;
-    const int64_t steps = ceil_div<int64_t>(depth, plan.hopper ? 64 : 32), count = tiles(plan.block_m, plan.block_n);
-    plan.parts = 1;
-    while (count * plan.parts * 2 <= device.processors * 2 && steps >= plan.parts * 8 && plan.parts < kMostParts)
-        plan.parts *= 2;
     return plan;
 }
 

@@ -6,6 +6,8 @@
 
 namespace dlperf::cuda {
 
+constexpr bool kIsPortable = true;
+
 struct alignas(64) TensorMap {
     TensorMapParameters parameters;
 };
