@@ -30,7 +30,7 @@ def calls(device: str, dtype: torch.dtype = torch.bfloat16):
             f"conv2d {size}x{size}/{stride}",
             lambda i=image, f=filters, s=stride, p=size // 2: F.conv2d(i, f, stride=s, padding=p),
         )
-    x, w = t(2048, 72), t(1024, 72)
+    x, w = t(1152, 72), t(2048, 72)
     yield "linear by clusters", lambda x=x, w=w: F.linear(x, w)
     for stride, size in ((1, 3), (2, 3), (1, 5), (1, 7), (2, 5)):
         image, filters = t(2, 40, 9, 11, last=True), t(40, 1, size, size)

@@ -39,7 +39,7 @@ def test_kernels_on_the_emulator(emulated, capability):
 
 
 @needs_compiler
-@pytest.mark.parametrize("program", ["index_test", "short_attention_index_test", "depthwise_index_test"])
+@pytest.mark.parametrize("program", ["index_test", "short_attention_index_test", "depthwise_index_test", "plan_test"])
 def test_index_arithmetic_over_whole_grids(program, tmp_path):
     from tests.cuda_emulator.build import run_program
 

@@ -1,5 +1,5 @@
-"""``dlperf._cuda`` as nvcc builds it: it loads where no GPU is, has what the backend calls, and says clearly why nothing
-can run. Skipped where it is not built."""
+"""``dlperf._cuda`` as nvcc builds it: it loads where no GPU is, has what the backend calls, and says why nothing runs.
+Skipped where it is not built."""
 
 import re
 from pathlib import Path
@@ -43,5 +43,5 @@ def test_a_launch_without_a_gpu_is_an_error_that_names_the_kernel(capability):
         _cuda.activation(device, memory.data_ptr(), memory.data_ptr(), 64, 1, 0)
     a = memory.data_ptr() + -memory.data_ptr() % 16
     numbers = (8, 8, 8, 1, True, True, 8, 8, 64, 64, 8, 64)
-    with pytest.raises(_cuda.LaunchError, match="gemm on 1 x 8 x 8 x 8|cuTensorMapEncodeTiled"):
+    with pytest.raises(_cuda.LaunchError, match=r"gemm on 1 x 8 x 8 x 8|cuTensorMapEncodeTiled"):
         _cuda.gemm(device, *numbers, a, a, 0, 0, a, 0, 0, 1.0, 0.0, 0, 1)

@@ -1,3 +1,4 @@
+#include "cuda/attention_hopper_gradient_kernel.cuh"
 #include "cuda/attention_hopper_kernel.cuh"
 #include "cuda/attention_kernel.cuh"
 #include "cuda/attention_launch.cuh"

@@ -2,7 +2,7 @@
 // keys and values, each step with barriers of its own; warpgroups take strips of 64 queries by wgmma.
 #pragma once
 
-#include "cuda/attention_hopper_kernel.cuh"
+#include "cuda/attention_hopper.cuh"
 #include "cuda/attention_short.h"
 
 namespace dlperf::cuda {

@@ -134,6 +134,11 @@ DLPERF_DEVICE void give_registers() {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
 }
 
+// Arrives at sync_threads' barrier without waiting there.
+DLPERF_DEVICE void arrive_threads(int number, int threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
 // A barrier of `threads` threads; number 0 is sync_block's.
 DLPERF_DEVICE void sync_threads(int number, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");

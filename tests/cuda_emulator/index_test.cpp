@@ -41,30 +41,6 @@ static void test_schedule() {
         }
 }
 
-// Clusters cover all tiles; few tiles are split until the multiprocessors are busy, many are not.
-static void test_plans() {
-    const Device hopper = {90, 132, nullptr}, ampere = {80, 108, nullptr}, emulated = {90, 4, nullptr};
-    for (const Device& device : {hopper, ampere, emulated})
-        for (int m : {1, 100, 128, 129, 300, 5000})
-            for (int n : {8, 136, 264, 4096})
-                for (int k : {8, 1000, 50000}) {
-                    const Plan plan = plan_gemm(device, m, n, k, 2);
-                    CHECK(plan.hopper == (device.capability == 90) && plan.parts >= 1 && plan.parts <= kMostParts);
-                    CHECK(plan.cluster() == (plan.hopper && plan.block_n == 256 ? 2 : 1));
-                    const Schedule s = schedule_of(plan, m, ceil_div(n, plan.block_n), 2);
-                    CHECK(s.group >= 1 && s.tiles_n * plan.block_n >= n &&
-                          s.tiles_m * plan.cluster() * plan.block_m >= m);
-                    CHECK((s.tiles_m * plan.cluster() - 1) * plan.block_m < m + plan.block_m * (plan.cluster() - 1));
-                }
-    CHECK(plan_gemm(hopper, 8192, 8192, 8192, 1).cluster() == 2 && plan_gemm(hopper, 8192, 8192, 8192, 1).parts == 1);
-    CHECK(plan_gemm(hopper, 768, 768, 50432, 1).parts > 4 && plan_gemm(hopper, 100, 768, 768, 1).cluster() == 1);
-    // As the emulated tests need it
-    CHECK(plan_gemm(emulated, 264, 200, 72, 3).cluster() == 2);
-    const Convolution v = {2, 16, 15, 144, 512, 2, 2, 17, 16, 1, 1, 1, 1, 1, 1};
-    CHECK(plan_forward(v, emulated).cluster() == 2 && plan_weight(v, emulated).cluster() == 2);
-    CHECK(plan_input(v, input_phase(v, 0, 0), emulated).cluster() == 2);
-}
-
 static std::vector<Convolution> convolutions() {
     std::vector<Convolution> out;
     for (int size : {1, 5, 8})
@@ -273,7 +249,6 @@ static void test_maps_that_the_driver_refuses() {
 
 int main() {
     test_schedule();
-    test_plans();
     for (const Convolution& v : convolutions()) {
         test_gathers(v);
         test_bounding_box(forward_gather(v));

@@ -2,6 +2,7 @@
 // static memory.
 #include <cstdio>
 
+#include "cuda/attention_hopper_gradient_kernel.cuh"
 #include "cuda/attention_hopper_kernel.cuh"
 #include "cuda/attention_kernel.cuh"
 #include "cuda/attention_short.h"

@@ -1,4 +1,4 @@
-"""Attention over few keys, which has kernels of its own: each width of a step, one step and several, rests of strips."""
+"""Attention over few keys, which has kernels of its own: each width of a step, one step and more, rests of strips."""
 
 import pytest
 import torch

@@ -149,6 +149,12 @@ inline void take_registers() {}
 template <int Registers>
 inline void give_registers() {}
 
+inline void arrive_threads(int number, int threads) {
+    emulator::Meeting& m = emulator::block->meeting[number];
+    emulator::progress();
+    if (++m.arrived == threads) m.arrived = 0, ++m.generation;
+}
+
 inline void sync_threads(int number, int threads) {
     emulator::meet(emulator::block->meeting[number], threads);
 }
