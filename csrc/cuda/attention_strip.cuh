@@ -92,8 +92,8 @@ DLPERF_DEVICE void store_rows(const float* acc, float* stage, int lane, int row,
                               int head) {
     T* out = static_cast<T*>(const_cast<void*>(to.data)) + batch * to.batch + head * to.head;
     const MatrixPlace place = {rows, Dimension, to.row, 0};
-    const Epilogue plain = {nullptr, nullptr, out, nullptr, 0, 0, 0, 1.0f, 0.0f, Activation::none};
-    finish_strip<T, Dimension / 8>(acc, stage, lane, row, 0, {{0, 0}, 0, 0}, plain, place);
+    const Epilogue plain = {nullptr, nullptr, out, nullptr, 0, 0, 1.0f, 0.0f, Activation::none};
+    finish_strip<T, Dimension / 8>(acc, stage, lane, row, 0, 0, {nullptr, 0}, plain, place);
 }
 
 DLPERF_DEVICE void store_statistics(const Attention& p, const RunningSoftmax& softmax, int batch, int head, int row,

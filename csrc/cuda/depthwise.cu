@@ -41,7 +41,7 @@ void run(const char* name, const Convolution& v, const Depthwise& p, const Devic
 }
 
 Epilogue epilogue_of(const ConvolutionCall& c) {
-    return {c.bias, c.residual, c.out, nullptr, 0, 0, 0, 1.0f, 1.0f, c.activation};
+    return {c.bias, c.residual, c.out, nullptr, 0, 0, 1.0f, 1.0f, c.activation};
 }
 
 template <class T>

@@ -22,8 +22,8 @@ struct Gemm {
     Type type;
 };
 
-inline Plan plan_gemm(const Device& device, int m, int n, int k, int batches) {
-    return plan_product(device, true, m, n, n, k, batches);
+inline Plan plan_gemm(const Device& device, int m, int n, int k, int batches, bool moments = false) {
+    return plan_product(device, true, m, n, n, k, batches, moments);
 }
 
 void gemm(const Gemm& call, const Device& device);

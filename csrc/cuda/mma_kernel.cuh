@@ -94,7 +94,7 @@ DLPERF_DEVICE void mma_product(const MmaProblem<T, A, B, Place>& p) {
     const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
     const int warp_row = warp / 2 * (BlockM / 2), warp_column = warp % 2 * (BlockN / 2);
     const Unit unit = p.schedule.unit(blockIdx.x);
-    const Range range = split_range(p.steps, p.schedule.parts, unit.part);
+    const Range range = split_range(p.steps, unit.parts, unit.part);
     const uint32_t shared = shared_address(dynamic_shared());
     const T* a = p.a + unit.batch * p.a_batch;
     const T* b = p.b + unit.batch * p.b_batch;
@@ -143,8 +143,10 @@ DLPERF_DEVICE void mma_product(const MmaProblem<T, A, B, Place>& p) {
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
         moments.row = row + i * 16;
-        finish_strip<T, kColumnTiles>(&acc[i][0][0], stage, lane, row + i * 16, column, unit, p.epilogue, p.place,
-                                      moments);
+        const PartTarget part =
+            part_target<BlockM, BlockN>(p.epilogue, unit, unit.slot, warp_row + i * 16, warp_column);
+        finish_strip<T, kColumnTiles>(&acc[i][0][0], stage, lane, row + i * 16, column, unit.batch, part, p.epilogue,
+                                      p.place, moments);
     }
     moments.store(row / (BlockM / 2), column);
 }
@@ -152,26 +154,6 @@ DLPERF_DEVICE void mma_product(const MmaProblem<T, A, B, Place>& p) {
 template <class T, int BlockM, int BlockN, class A, class B, class Place>
 __global__ void __launch_bounds__(kMmaThreads) mma_kernel(const __grid_constant__ MmaProblem<T, A, B, Place> p) {
     if constexpr (kIsPortable || !Place::fits_bulk_copies) mma_product<T, BlockM, BlockN>(p);
-}
-
-// Adds a split product's parts in order and ends them. `columns`: of the result; `rows` of them a batch.
-template <class T>
-__global__ void __launch_bounds__(256)
-    join_kernel(const __grid_constant__ Epilogue e, int parts, int64_t rows, int columns, int64_t residual_stride) {
-    const int64_t chunk = int64_t(blockIdx.x) * 256 + threadIdx.x;
-    const int64_t at = chunk * 8;
-    if (at >= e.part_size) return;
-    float sum[8] = {};
-    for (int part = 0; part < parts; ++part) {
-        float value[8];
-        load8(value, e.parts + part * e.part_size + at);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) sum[i] += value[i];
-    }
-    const int64_t row = at / columns;
-    const int column = int(at % columns);
-    const int batch = int(row / rows);
-    finish_chunk<T>(sum, e, batch, row % rows * residual_stride + column, at - batch * e.batch_size, column);
 }
 
 }  // namespace dlperf::cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/gemm.h"
+#include "cuda/join_kernel.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/mma_kernel.cuh"
 #include "cuda/wgmma_kernel.cuh"
@@ -51,12 +52,12 @@ void launch_wgmma(const Call& call, const Plan& plan, const WgmmaProblem<Source,
         launch_wgmma<T, 256>(call, p);
 }
 
-// Ends a split product of [batches, rows, columns].
-template <class T>
-void join_parts(const Call& call, const Epilogue& e, int parts, int64_t rows, int columns, int64_t residual_stride) {
-    if (parts == 1) return;
-    launch<join_kernel<T>>(call.name, call.what, ceil_div<int64_t>(e.part_size, 8 * 256), 256, 0, call.device.stream, e,
-                           parts, rows, columns, residual_stride);
+template <class T, class Place>
+void join_parts(const Call& call, const Plan& plan, const Schedule& schedule, const Place& place, const Epilogue& e) {
+    if (plan.parts == 1) return;
+    const Join<Place> p = {schedule, plan.block_m, plan.block_n, plan.cluster(), place, e};
+    launch<join_kernel<T, Place>>(call.name, call.what, ceil_div<int64_t>(p.chunks(), 256), 256, 0, call.device.stream,
+                                  p);
 }
 
 }  // namespace dlperf::cuda

@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
             prefetch_map(p.source.b);
             for (int number = first; number < p.schedule.units(); number += stride) {
                 const Unit unit = unit_of(number);
-                const Range range = split_range(p.steps, p.schedule.parts, unit.part);
+                const Range range = split_range(p.steps, unit.parts, unit.part);
                 for (int step = range.begin; step < range.end; ++step) {
                     barrier_wait(empty + at.slot * 8, at.parity ^ 1);
                     const uint32_t tile = ring + at.slot * Shape::stage_bytes, barrier = full + at.slot * 8;
@@ -196,7 +196,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
         float* stage = reinterpret_cast<float*>(dynamic_shared() + (staging - base)) + (warp - 4) * kStageFloats;
         for (int number = first; number < p.schedule.units(); number += stride) {
             const Unit unit = unit_of(number);
-            const Range range = split_range(p.steps, p.schedule.parts, unit.part);
+            const Range range = split_range(p.steps, unit.parts, unit.part);
             float acc[BlockN / 2];
 #pragma unroll
             for (int i = 0; i < BlockN / 2; ++i) acc[i] = 0.0f;
@@ -223,7 +223,9 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
             const int row = unit.tile.m * kTileRows, column = unit.tile.n * BlockN;
             float* found = reinterpret_cast<float*>(dynamic_shared() + (exchange - base));
             finish_strip<T, BlockN / 8>(
-                acc, stage, lane, row + (warp - 4) * 16, column, unit, p.epilogue, p.place,
+                acc, stage, lane, row + (warp - 4) * 16, column, unit.batch,
+                part_target<kTileRows, BlockN>(p.epilogue, unit, unit.slot * kTogether + rank, (warp - 4) * 16, 0),
+                p.epilogue, p.place,
                 SharedMoments<T, kConsumerWarps>{p.epilogue.moments, found, warp - 4, lane, row, column, 1});
         }
     }

@@ -17,11 +17,16 @@ int main() {
                     CHECK(plan.hopper == (device.capability == 90) && plan.parts >= 1 && plan.parts <= kMostParts);
                     CHECK(plan.cluster() == (plan.hopper && plan.block_n == 256 ? 2 : 1));
                     const Schedule s = schedule_of(plan, m, ceil_div(n, plan.block_n), 2);
+                    CHECK((plan.parts > 1) == (plan.split > 0) && s.whole() >= 0);
+                    CHECK(plan_gemm(device, m, n, k, 2, true).split == 0 ||
+                          plan_gemm(device, m, n, k, 2, true).split == s.tiles_m * s.tiles_n * 2 ||
+                          plan_gemm(device, m, n, k, 2, true).block_n != plan.block_n);
                     CHECK(s.group >= 1 && s.tiles_n * plan.block_n >= n &&
                           s.tiles_m * plan.cluster() * plan.block_m >= m);
                     CHECK((s.tiles_m * plan.cluster() - 1) * plan.block_m < m + plan.block_m * (plan.cluster() - 1));
                 }
-    CHECK(plan_gemm(hopper, 8192, 8192, 8192, 1).cluster() == 2 && plan_gemm(hopper, 8192, 8192, 8192, 1).parts == 1);
+    const Plan large_plan = plan_gemm(hopper, 8192, 8192, 8192, 1);
+    CHECK(large_plan.cluster() == 2 && large_plan.split < 66 && plan_gemm(hopper, 8192, 8192, 8192, 1, true).split == 0);
     CHECK(plan_gemm(hopper, 768, 768, 50432, 1).parts > 4 && plan_gemm(hopper, 100, 768, 768, 1).cluster() == 1);
     // What the emulated tests, and the cases for GPUs alone, are there for
     CHECK(plan_gemm(emulated, 264, 200, 72, 3).cluster() == 2);

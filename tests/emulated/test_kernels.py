@@ -50,6 +50,16 @@ def test_products_of_any_layout(a_across, b_across, m):
     assert_matches(c, truth, baseline=baseline, reduction=72)
 
 
+# Nine tiles on four processors: the ninth in three parts. Three clusters of two tiles on two pairs: the third in two.
+@pytest.mark.parametrize("m, n, k", [(264, 72, 2056), (136, 200, 4104)])
+def test_products_whose_last_tiles_are_split(m, n, k):
+    a, b, bias, added = (tensor(*size).detach() for size in ((3, m, k), (3, k, n), (n,), (3, m, n)))
+    c = torch.ops.dlperf.bmm(a, b, bias, added, 0.5, 0.1, "relu")
+    baseline = (torch.baddbmm(added, a, b, beta=0.5, alpha=0.1) + bias).relu()
+    truth = (0.1 * (a.double() @ b.double()) + bias.double() + 0.5 * added.double()).relu()
+    assert_matches(c, truth, baseline=baseline, reduction=k)
+
+
 def backend_calls():
     from dlperf import backends
 
@@ -65,6 +75,7 @@ CONVOLUTIONS = [
     (1, 24, 5, 5, 16, 1, 1, 0, 1),
     (9, 64, 16, 16, 64, 3, 1, 1, 1),  # large enough for im2col copies
     (32, 8, 20, 20, 8, 1, 2, 0, 1),  # the weight's gradient a sum of parts
+    (1, 8, 7, 7, 520, 3, 2, 1, 1),  # and one phase of the input's, beside phases that are not
 ]
 if capability(None) == 90:
     CONVOLUTIONS.append((2, 144, 16, 15, 512, 2, 1, 1, 1))  # and wide enough for clusters

@@ -5,8 +5,8 @@
 using namespace dlperf::cuda;
 
 void bind_products(py::module_& m) {
-    m.def("gemm_workspace", [](const Device& device, int rows, int columns, int depth, int batches) {
-        return workspace(plan_gemm(device, rows, columns, depth, batches), int64_t(rows) * columns * batches);
+    m.def("gemm_workspace", [](const Device& device, int rows, int columns, int depth, int batches, bool moments) {
+        return workspace(plan_gemm(device, rows, columns, depth, batches, moments));
     });
     m.def("gemm",
           [](const Device& device, int rows, int columns, int depth, int batches, bool a_along_k, bool b_along_k,
@@ -40,9 +40,10 @@ void bind_products(py::module_& m) {
               gemm(call, device);
           });
     m.def("gemm_moment_rows", [](const Device& device, int rows, int columns, int depth) {
-        return moment_rows(plan_gemm(device, rows, columns, depth, 1));
+        return moment_rows(plan_gemm(device, rows, columns, depth, 1, true));
     });
-    m.def("conv_moment_rows", [](const Device& d, const Convolution& v) { return moment_rows(plan_forward(v, d)); });
+    m.def("conv_moment_rows",
+          [](const Device& d, const Convolution& v) { return moment_rows(plan_forward(v, d, true)); });
     m.def("moments_workspace", &moments_workspace);
     m.def("join_moments",
           [](const Device& device, Address moments, int rows, int columns, int step, Address mean, Address var) {
@@ -53,9 +54,11 @@ void bind_products(py::module_& m) {
                          int pad_h, int pad_w, int dilation_h, int dilation_w) {
             return Convolution{n, h, w, c, k, r, s, p, q, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w};
         }));
-    m.def("conv_forward_workspace", [](const Device& d, const Convolution& v) { return forward_workspace(v, d); });
-    m.def("conv_input_workspace", [](const Device& d, const Convolution& v) { return input_workspace(v, d); });
-    m.def("conv_weight_workspace", [](const Device& d, const Convolution& v) { return weight_workspace(v, d); });
+    m.def("conv_forward_workspace",
+          [](const Device& d, const Convolution& v, bool moments) { return workspace(plan_forward(v, d, moments)); });
+    m.def("conv_input_workspace", [](const Device& d, const Convolution& v, bool) { return input_workspace(v, d); });
+    m.def("conv_weight_workspace",
+          [](const Device& d, const Convolution& v, bool) { return workspace(plan_weight(v, d)); });
     auto bind = [&m](const char* name, void (*function)(const ConvolutionCall&, const Device&)) {
         m.def(name,
               [function](const Device& device, const Convolution& v, Address x, Address weight, Address y, Address bias,
@@ -80,7 +83,7 @@ void bind_products(py::module_& m) {
     bind("conv_weight", convolution_weight);
     m.attr("DEPTHWISE_TAPS") = kDepthwiseTaps;
     m.def("depthwise_weight_workspace",
-          [](const Device& d, const Convolution& v) { return depthwise_workspace(v, d); });
+          [](const Device& d, const Convolution& v, bool) { return depthwise_workspace(v, d); });
     bind("depthwise_forward", depthwise_forward);
     bind("depthwise_input", depthwise_input);
     bind("depthwise_weight", depthwise_weight);

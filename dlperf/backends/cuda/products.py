@@ -52,7 +52,7 @@ def _product(a, b, bias, residual, c, alpha, beta, activation, moments: Tensor |
     ):
         residual = residual.contiguous()
     r_batch, r_row = (0, 0) if residual is None else residual.stride()[:2]
-    size = C.gemm_workspace(plan_device(a), m, n, k, batches)
+    size = C.gemm_workspace(plan_device(a), m, n, k, batches, moments is not None)
     scratch = floats(a, size) if size else None
     numbers = (m, n, k, batches, a_along_k, not b_across, a_stride, b_stride, a_batch, b_batch, r_row, r_batch)
     tensors = map(address, (a, b, dense(bias), residual, c, scratch, moments))
@@ -120,7 +120,7 @@ def _convolve(
     """tensors: x, weight, y, bias, residual, out; those that are not read None. Groups: none, or a channel each."""
     kind = "conv" if groups == 1 else "depthwise"
     launch, workspace = getattr(C, f"{kind}_{name}"), getattr(C, f"{kind}_{name}_workspace", None)
-    size = workspace(plan_device(like), geometry) if workspace else 0
+    size = workspace(plan_device(like), geometry, moments is not None) if workspace else 0
     scratch = floats(like, size) if size else None
     addresses = map(address, (*tensors, scratch, moments))
     run(launch, like, geometry, *addresses, ACTIVATIONS[activation], STORAGE[like.dtype])
