@@ -182,13 +182,24 @@ def problems_of(kernel: Kernel, serialized: bool, limit: int) -> list[str]:
     return problems
 
 
+def sources_of(source: Path) -> list[Path]:
+    """The file and what it includes of ours, directly or not."""
+    found, waiting = set(), [source]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            names = re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE)
+            waiting += [ROOT / "csrc" / name for name in names]
+    return sorted(found)
+
+
 def compile_file(source: Path, target: str) -> list[Kernel]:
     """The kernels of one file on one target, from build/cuda where nothing has changed."""
     folder = ROOT / "build" / "cuda"
     folder.mkdir(parents=True, exist_ok=True)
-    headers = sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cuh"), ROOT / "csrc" / "cpu" / "philox.h"])
     digest = hashlib.sha256(" ".join((*FLAGS, target, compiler_version())).encode())
-    for path in (source, Path(__file__), *headers):
+    for path in (Path(__file__), *sources_of(source)):
         digest.update(path.read_bytes())
     kept = folder / f"{source.stem}.{target}.json"
     try:

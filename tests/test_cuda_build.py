@@ -81,6 +81,12 @@ def test_a_row_without_a_kernel_is_missing():
     assert ("step", "80") in missing and ("dropout", "80") not in missing
 
 
+def test_a_file_is_compiled_again_when_a_header_of_its_headers_changes():
+    names = {path.name for path in cuda_build.sources_of(cuda_build.SOURCES / "random.cu")}
+    assert {"random.cu", "random_kernel.cuh", "philox.h", "common.h"} <= names
+    assert "wgmma.cuh" not in names
+
+
 def test_names_are_tidied():
     name = (
         "void dlperf::cuda::wgmma_kernel<dlperf::cuda::bf16, 256, dlperf::cuda::MatrixSource<(dlperf::cuda::Major)0, "

@@ -54,6 +54,8 @@ struct Fiber {
     bool done = false;
     std::deque<std::vector<Copy>> groups;
     std::vector<Copy> open;
+    std::deque<std::vector<std::function<void()>>> products;  // of wgmma, by committed group
+    std::vector<std::function<void()>> open_products;
 };
 
 constexpr uint32_t kSharedStart = 1024;
@@ -126,6 +128,8 @@ inline unsigned char* shared_at(uint32_t address, uint32_t bytes) {
 
 inline void enter() {
     block->body();
+    const Fiber& f = block->fibers[block->current];
+    if (!f.products.empty() || !f.open_products.empty()) fail("the kernel ended before its products");
     block->fibers[block->current].done = true;
     progress();
     swapcontext(&block->fibers[block->current].context, &block->scheduler);
@@ -146,6 +150,8 @@ inline std::unique_ptr<Block> make_block(int threads, int shared_bytes, const st
         f.done = false;
         f.groups.clear();
         f.open.clear();
+        f.products.clear();
+        f.open_products.clear();
         getcontext(&f.context);
         f.context.uc_stack.ss_sp = f.stack.get();
         f.context.uc_stack.ss_size = kStack;

@@ -26,7 +26,8 @@ int main() {
                     CHECK((s.tiles_m * plan.cluster() - 1) * plan.block_m < m + plan.block_m * (plan.cluster() - 1));
                 }
     const Plan large_plan = plan_gemm(hopper, 8192, 8192, 8192, 1);
-    CHECK(large_plan.cluster() == 2 && large_plan.split < 66 && plan_gemm(hopper, 8192, 8192, 8192, 1, true).split == 0);
+    CHECK(large_plan.cluster() == 2 && large_plan.split < 66 &&
+          plan_gemm(hopper, 8192, 8192, 8192, 1, true).split == 0);
     CHECK(plan_gemm(hopper, 768, 768, 50432, 1).parts > 4 && plan_gemm(hopper, 100, 768, 768, 1).cluster() == 1);
     // What the emulated tests, and the cases for GPUs alone, are there for
     CHECK(plan_gemm(emulated, 264, 200, 72, 3).cluster() == 2);
