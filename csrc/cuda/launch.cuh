@@ -5,7 +5,8 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
-#include <atomic>
+#include <map>
+#include <mutex>
 #include <string>
 
 #include "cuda/error.h"
@@ -31,13 +32,16 @@ void launch(const char* name, const std::string& what, int64_t blocks, int threa
     if (blocks == 0) return;
     if (blocks > 0x7fffffff) throw LaunchError(std::string(name) + " on " + what + ": more than 2^31 - 1 blocks");
     if (shared_bytes > 48 * 1024) {
-        static std::atomic<uint64_t> raised{0};  // a bit for each device
+        // The most that the kernel was allowed so far, by device; a kernel may ask for more with every call.
+        static std::mutex lock;
+        static std::map<int, int> allowed;
         int device = 0;
         check(cudaGetDevice(&device), name, what);
-        const uint64_t bit = uint64_t(1) << (device & 63);
-        if (!(raised.load() & bit)) {
+        const std::lock_guard<std::mutex> guard(lock);
+        int& most = allowed[device];
+        if (most < shared_bytes) {
             check(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), name, what);
-            raised.fetch_or(bit);
+            most = shared_bytes;
         }
     }
     cudaLaunchConfig_t config = {};
