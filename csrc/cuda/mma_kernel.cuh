@@ -139,7 +139,7 @@ DLPERF_DEVICE void mma_product(const MmaProblem<T, A, B, Place>& p) {
     sync_block();  // the ring becomes the warps' staging
     float* stage = reinterpret_cast<float*>(dynamic_shared()) + warp * kStageFloats;
     const int row = unit.tile.m * BlockM + warp_row, column = unit.tile.n * BlockN + warp_column;
-    OwnMoments<T, kColumnTiles / 4> moments{p.epilogue.moments, lane, row};
+    OwnMoments<T, kColumnTiles / 4, Place::has_moments> moments{p.epilogue.moments, lane, row};
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
         moments.row = row + i * 16;

@@ -13,6 +13,7 @@ struct Position {
 // A matrix of `rows` x `columns`, its rows `stride` elements apart, the residual's `residual_stride`.
 struct MatrixPlace {
     static constexpr bool fits_bulk_copies = true;  // always, so that 9.0 needs no other kernel
+    static constexpr bool has_moments = true;       // may be asked for its columns' (moments.h)
     int rows, columns;
     int64_t stride, residual_stride;
     DLPERF_INDEX Position row(int m) const { return {m * stride, m < rows}; }
@@ -24,6 +25,7 @@ struct MatrixPlace {
 // gradient. Rows count (image, i, j).
 struct PixelPlace {
     static constexpr bool fits_bulk_copies = false;
+    static constexpr bool has_moments = true;
     int images, phase_rows, phase_columns;
     int height, width, first_row, first_column, step_row, step_column, channels;
     DLPERF_INDEX Position row(int m) const {
@@ -39,6 +41,7 @@ struct PixelPlace {
 // A weight's gradient [rows, taps, channels]: columns count (tap, channel) with each tap padded to `padded` columns.
 struct TapPlace {
     static constexpr bool fits_bulk_copies = false;
+    static constexpr bool has_moments = false;
     int rows, taps, channels, padded;
     DLPERF_INDEX Position row(int m) const { return {int64_t(m) * taps * channels, m < rows}; }
     DLPERF_INDEX Position column(int n) const {

@@ -11,10 +11,10 @@ template <class T>
 DLPERF_DEVICE Moments staged_moments(const float* stage, int lane, int count) {
     auto value = [&](int i) { return to_float(from_float<T>(stage[i * kStageStride + lane])); };
     float sum = 0.0f, squares = 0.0f;
-#pragma unroll
+#pragma unroll 4
     for (int i = 0; i < 16; ++i) sum += i < count ? value(i) : 0.0f;
     const float mean = count == 0 ? 0.0f : sum / float(count);
-#pragma unroll
+#pragma unroll 4
     for (int i = 0; i < 16; ++i) squares += i < count ? (value(i) - mean) * (value(i) - mean) : 0.0f;
     return {float(count), mean, squares};
 }
@@ -28,7 +28,7 @@ DLPERF_DEVICE void store_moments(const MomentsTarget& to, const Moments& all, in
 
 // Warps that own 16 rows each of the same columns meet at every slab; one of them joins what all have found.
 // exchange: 2 * Warps * 2 * kSlab floats, used in turns, so that one meeting a slab is enough.
-template <class T, int Warps>
+template <class T, int Warps, bool Wanted>
 struct SharedMoments {
     static constexpr int bytes = 2 * Warps * 2 * kSlab * 4;
     const MomentsTarget& to;
@@ -36,7 +36,7 @@ struct SharedMoments {
     int warp, lane, row, column, barrier;  // row: the tile's first
 
     DLPERF_DEVICE void operator()(int slab, const float* stage) {
-        if (to.out == nullptr) return;
+        if (!Wanted || to.out == nullptr) return;
         float* found = exchange + slab % 2 * (Warps * 2 * kSlab);
         const Moments own = staged_moments<T>(stage, lane, rows_there(to.rows, row + warp * 16, 16));
         found[warp * 2 * kSlab + lane] = own.mean;
@@ -52,19 +52,19 @@ struct SharedMoments {
 };
 
 // A warp that owns all rows of an entry, strip by strip.
-template <class T, int Slabs>
+template <class T, int Slabs, bool Wanted>
 struct OwnMoments {
     const MomentsTarget& to;
     int lane, row;  // row: the strip's
     Moments all[Slabs] = {};
 
     DLPERF_DEVICE void operator()(int slab, const float* stage) {
-        if (to.out == nullptr) return;
+        if (!Wanted || to.out == nullptr) return;
         all[slab] = merge(all[slab], staged_moments<T>(stage, lane, rows_there(to.rows, row, 16)));
     }
 
     DLPERF_DEVICE void store(int entry, int column) const {
-        if (to.out == nullptr) return;
+        if (!Wanted || to.out == nullptr) return;
 #pragma unroll
         for (int i = 0; i < Slabs; ++i) store_moments(to, all[i], entry, column + i * kSlab + lane);
     }

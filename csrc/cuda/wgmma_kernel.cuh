@@ -19,7 +19,7 @@ struct WgmmaShape {
     static constexpr int stage_bytes = a_bytes + BlockN * kTileDepth * 2;
     static constexpr int stages = 196608 / stage_bytes;
     static constexpr int staging_bytes = kConsumerWarps * kStageFloats * 4;
-    static constexpr int exchange_bytes = SharedMoments<float, kConsumerWarps>::bytes;
+    static constexpr int exchange_bytes = SharedMoments<float, kConsumerWarps, true>::bytes;
     static constexpr int shared_bytes = 1024 + stages * stage_bytes + staging_bytes + exchange_bytes + 2 * stages * 8;
 };
 
@@ -226,7 +226,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
                 acc, stage, lane, row + (warp - 4) * 16, column, unit.batch,
                 part_target<kTileRows, BlockN>(p.epilogue, unit, unit.slot * kTogether + rank, (warp - 4) * 16, 0),
                 p.epilogue, p.place,
-                SharedMoments<T, kConsumerWarps>{p.epilogue.moments, found, warp - 4, lane, row, column, 1});
+                SharedMoments<T, kConsumerWarps, Place::has_moments>{p.epilogue.moments, found, warp - 4, lane, row,
+                                                                     column, 1});
         }
     }
     if (kTogether > 1) cluster_sync();  // no block ends while another may still reach into it
