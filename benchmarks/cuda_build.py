@@ -28,7 +28,8 @@ EMULATOR = ROOT / "tests" / "cuda_emulator"
 TARGETS = ("80", "90a", "100")
 FLAGS = ("-std=c++17", "-O3", "-Xptxas", "-v", "-cubin")
 HOPPER = ("wgmma_kernel", "hopper_kernel")  # kernels that only sm_90a has code for
-PORTABLE = ("attention_kernel", "attention_keys_kernel", "attention_queries_kernel")  # and those that it has none for
+# and those that it has none for
+PORTABLE = ("attention_kernel", "attention_keys_kernel", "attention_queries_kernel", "attention_short_kernel")
 
 # The rows that a release must have on every target, and the kernels that make each.
 ROWS: dict[str, tuple[str, ...]] = {
@@ -36,7 +37,11 @@ ROWS: dict[str, tuple[str, ...]] = {
     "conv fprop": ("GatheredRows, WeightRows", "GatherSource<0>", "join_kernel"),
     "conv dgrad": ("GatheredRows, WeightColumns", "GatherSource<1>", "join_kernel"),
     "conv wgrad": ("GatheredColumns", "WeightSource", "join_kernel"),
+    "conv with BN statistics": ("GatheredRows, WeightRows", "GatherSource<0>", "join_moments_kernel"),
+    "depthwise": ("depthwise_kernel<",),
+    "depthwise wgrad": ("depthwise_weight_kernel<", "depthwise_join_kernel<"),
     "attention forward": ("attention_kernel<", "attention_hopper_kernel<"),
+    "attention, few keys": ("attention_short_kernel<", "attention_short_hopper_kernel<"),
     "attention backward": (
         "delta_kernel<",
         "attention_keys_kernel<",
@@ -141,7 +146,9 @@ def instructions_of(sass: str) -> dict[str, list[str]]:
 def has_code(name: str, target: str) -> bool:
     """Kernels are templates of every target, with an empty body where the other path serves."""
     start = name.split("<")[0]
-    return start not in PORTABLE if target == "90a" else not start.endswith(HOPPER)
+    if target != "90a":
+        return not start.endswith(HOPPER)
+    return start not in PORTABLE and not (start == "mma_kernel" and "MatrixPlace" in name)
 
 
 def dynamic_bytes() -> dict[tuple[str, ...], int]:
@@ -162,7 +169,7 @@ def problems_of(kernel: Kernel, serialized: bool, limit: int) -> list[str]:
         problems.append(f"{kernel.spill} bytes spilled, {kernel.stack} bytes of stack")
     if kernel.shared + kernel.dynamic > limit:
         problems.append(f"{kernel.shared + kernel.dynamic} bytes of shared memory, and the chip has {limit}")
-    if kernel.name.startswith(("wgmma_kernel", "attention_hopper", "attention_gradient_hopper")):
+    if kernel.name.split("<")[0].endswith(HOPPER):
         needed = {"HGMMA", "UTMALDG"}
     elif kernel.name.startswith(PRODUCTS):
         needed = {"HMMA", "LDGSTS"}
@@ -175,13 +182,24 @@ def problems_of(kernel: Kernel, serialized: bool, limit: int) -> list[str]:
     return problems
 
 
+def sources_of(source: Path) -> list[Path]:
+    """The file and what it includes of ours, directly or not."""
+    found, waiting = set(), [source]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            names = re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE)
+            waiting += [ROOT / "csrc" / name for name in names]
+    return sorted(found)
+
+
 def compile_file(source: Path, target: str) -> list[Kernel]:
     """The kernels of one file on one target, from build/cuda where nothing has changed."""
     folder = ROOT / "build" / "cuda"
     folder.mkdir(parents=True, exist_ok=True)
-    headers = sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cuh"), ROOT / "csrc" / "cpu" / "philox.h"])
     digest = hashlib.sha256(" ".join((*FLAGS, target, compiler_version())).encode())
-    for path in (source, Path(__file__), *headers):
+    for path in (Path(__file__), *sources_of(source)):
         digest.update(path.read_bytes())
     kept = folder / f"{source.stem}.{target}.json"
     try:

@@ -94,6 +94,18 @@ def rows(device: str, dtype: torch.dtype, tiny: bool) -> Iterator[Work]:
         sides = [partial(f.conv2d, x, w, **options) for f in (ours, theirs)]
         yield from _pair(label, *sides, [x, w], 2.0 * area * k * c * r * r)
 
+    # MobileNet's, EfficientNet's and ConvNeXt's; bytes decide for 3 x 3, arithmetic for 7 x 7
+    for c, size, r, stride in (
+        ((8, 6, 3, 1),) if tiny else ((144, 56, 3, 1), (144, 56, 3, 2), (240, 28, 5, 1), (384, 14, 7, 1))
+    ):
+        x, w = random(n, c, size, size, last=True), random(c, 1, r, r)
+        options = {"stride": stride, "padding": r // 2, "groups": c}
+        area = n * ((size + 2 * (r // 2) - r) // stride + 1) ** 2
+        sides = [partial(f.conv2d, x, w, **options) for f in (ours, theirs)]
+        yield from _pair(
+            f"depthwise {c} {size}x{size} {r}x{r}/{stride}", *sides, [x, w], bytes=(x.numel() + area * c) * item
+        )
+
     shapes = ((2, 2, 20, 16, False),) if tiny else (
         *((4, 16, s, d, c) for s in (1024, 4096, 16384) for d in (64, 128) for c in (False, True)),
         (64, 6, 197, 64, False), (64, 12, 257, 64, False), (64, 12, 577, 64, False),

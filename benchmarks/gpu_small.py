@@ -30,10 +30,20 @@ def calls(device: str, dtype: torch.dtype = torch.bfloat16):
             f"conv2d {size}x{size}/{stride}",
             lambda i=image, f=filters, s=stride, p=size // 2: F.conv2d(i, f, stride=s, padding=p),
         )
-    for d, causal in ((64, False), (128, True)):
-        q, k, v = (t(1, 2, s, d) for s in (70, 90, 90))
+    x, w = t(1152, 72), t(2048, 72)
+    yield "linear by clusters", lambda x=x, w=w: F.linear(x, w)
+    for stride, size in ((1, 3), (2, 3), (1, 5), (1, 7), (2, 5)):
+        image, filters = t(2, 40, 9, 11, last=True), t(40, 1, size, size)
         yield (
-            f"attention {d}",
+            f"depthwise {size}x{size}/{stride}",
+            lambda i=image, f=filters, s=stride, p=size // 2: F.conv2d(i, f, stride=s, padding=p, groups=40),
+        )
+    image, filters = t(2, 40, 9, 11, last=True), t(24, 40, 3, 3, last=True)
+    yield "conv2d_batch_norm", lambda i=image, f=filters: F.conv2d_batch_norm(i, f, None, None, padding=1)
+    for d, causal, keys in ((64, False, 380), (128, True, 90), (64, False, 50), (64, False, 197), (64, False, 257)):
+        q, k, v = (t(1, 2, s, d) for s in (70, keys, keys))
+        yield (
+            f"attention {d}, {keys} keys",
             lambda q=q, k=k, v=v, causal=causal: F.scaled_dot_product_attention(q, k, v, is_causal=causal),
         )
     rows, image, residual = t(21, 264), t(3, 48, 5, 7, last=True), t(3, 48, 5, 7, last=True)

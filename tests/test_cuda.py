@@ -39,10 +39,11 @@ def test_kernels_on_the_emulator(emulated, capability):
 
 
 @needs_compiler
-def test_index_arithmetic_over_whole_grids(tmp_path):
+@pytest.mark.parametrize("program", ["index_test", "short_attention_index_test", "depthwise_index_test", "plan_test"])
+def test_index_arithmetic_over_whole_grids(program, tmp_path):
     from tests.cuda_emulator.build import run_program
 
-    assert run_program("index_test", tmp_path).split() == ["ok"]
+    assert run_program(program, tmp_path).split() == ["ok"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
@@ -60,11 +61,14 @@ def test_every_operator_has_a_rule_and_a_function():
     assert [op for op in cuda.FAMILY_OF if not callable(getattr(cuda, op, None))] == []
 
 
-def test_rules_and_kernels_agree_on_the_longest_row():
-    from dlperf.backends.cuda._rules import LONGEST_ROW
+@pytest.mark.parametrize(
+    "header, name, rule",
+    [("norm.h", "kLongestRow", "LONGEST_ROW"), ("depthwise.h", "kDepthwiseTaps", "DEPTHWISE_TAPS")],
+)
+def test_rules_and_kernels_agree_on_limits(header, name, rule):
+    from dlperf.backends.cuda import _rules
 
-    text = (ROOT / "csrc" / "cuda" / "norm.h").read_text()
-    assert f"kLongestRow = {LONGEST_ROW};" in text
+    assert f"{name} = {getattr(_rules, rule)};" in (ROOT / "csrc" / "cuda" / header).read_text()
 
 
 def test_a_record_verifies_only_its_own_sources_and_compiler(tmp_path):

@@ -33,8 +33,9 @@ def rows_of_document() -> dict[tuple[str, str], list[str]]:
 
 def test_the_rows_are_those_that_were_asked_for():
     directions = [f"{norm} {way}" for norm in ("BN", "GN", "LN") for way in ("forward", "backward")]
-    wanted = ["gemm", "conv fprop", "conv dgrad", "conv wgrad", "attention forward", "attention backward"]
-    assert list(ROWS) == [*wanted, *directions, "step", "dropout"]
+    products = ["gemm", "conv fprop", "conv dgrad", "conv wgrad", "conv with BN statistics"]
+    attention = ["attention forward", "attention, few keys", "attention backward"]
+    assert list(ROWS) == [*products, "depthwise", "depthwise wgrad", *attention, *directions, "step", "dropout"]
     assert TARGETS == ("80", "90a", "100")
 
 
@@ -78,6 +79,12 @@ def test_a_row_without_a_kernel_is_missing():
     kernels = [Kernel("dropout_kernel<bf16>", target) for target in TARGETS]
     missing = cuda_build.missing_rows(kernels)
     assert ("step", "80") in missing and ("dropout", "80") not in missing
+
+
+def test_a_file_is_compiled_again_when_a_header_of_its_headers_changes():
+    names = {path.name for path in cuda_build.sources_of(cuda_build.SOURCES / "random.cu")}
+    assert {"random.cu", "random_kernel.cuh", "philox.h", "common.h"} <= names
+    assert "wgmma.cuh" not in names
 
 
 def test_names_are_tidied():

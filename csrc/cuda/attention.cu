@@ -1,18 +1,11 @@
+#include "cuda/attention_hopper_gradient_kernel.cuh"
 #include "cuda/attention_hopper_kernel.cuh"
 #include "cuda/attention_kernel.cuh"
-#include "cuda/launch.cuh"
+#include "cuda/attention_launch.cuh"
+#include "cuda/attention_short.h"
 
 namespace dlperf::cuda {
 namespace {
-
-std::string describe(const Attention& p) {
-    return std::to_string(p.batches) + " x " + std::to_string(p.heads) + " x " + std::to_string(p.queries) + " x " +
-           std::to_string(p.dimension) + " with " + std::to_string(p.keys) + " keys";
-}
-
-TensorMap map_of(const Attention& p, const Heads& h, int rows, int heads, int box_rows) {
-    return encode(head_map(h.data, p.dimension, rows, heads, p.batches, h.row, h.head, h.batch, box_rows));
-}
 
 template <class T, int Dimension>
 void forward(const Attention& p, const Device& device) {
@@ -77,6 +70,8 @@ void run(const Attention& p, const Device& device, bool is_forward) {
 }  // namespace
 
 void attention_forward(const Attention& call, const Device& device) {
+    const ShortPlan plan = short_plan(call, device);
+    if (plan.steps > 0) return attention_short_forward(call, plan, device);
     call.type == Type::bf16 ? run<bf16>(call, device, true) : run<f16>(call, device, true);
 }
 

@@ -30,6 +30,15 @@ DLPERF_DEVICE void mask_strip(float (&s)[4 * J], const Attention& p, int row, in
     }
 }
 
+// The same where all queries see all keys, of which `left` are there from the strip's first column on.
+template <int J>
+DLPERF_DEVICE void mask_keys(float (&s)[4 * J], int left, int lane) {
+    const int mine = left - lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 4 * J; ++i)
+        if (i / 4 * 8 + i % 2 >= mine) s[i] = -INFINITY;
+}
+
 // Of two rows, row and row + 8: the maximum of scores so far and the thread's own share of the sum.
 struct RunningSoftmax {
     float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
@@ -83,8 +92,8 @@ DLPERF_DEVICE void store_rows(const float* acc, float* stage, int lane, int row,
                               int head) {
     T* out = static_cast<T*>(const_cast<void*>(to.data)) + batch * to.batch + head * to.head;
     const MatrixPlace place = {rows, Dimension, to.row, 0};
-    const Epilogue plain = {nullptr, nullptr, out, nullptr, 0, 0, 0, 1.0f, 0.0f, Activation::none};
-    finish_strip<T, Dimension / 8>(acc, stage, lane, row, 0, {{0, 0}, 0, 0}, plain, place);
+    const Epilogue plain = {nullptr, nullptr, out, nullptr, 0, 0, 1.0f, 0.0f, Activation::none};
+    finish_strip<T, Dimension / 8>(acc, stage, lane, row, 0, 0, {nullptr, 0}, plain, place);
 }
 
 DLPERF_DEVICE void store_statistics(const Attention& p, const RunningSoftmax& softmax, int batch, int head, int row,

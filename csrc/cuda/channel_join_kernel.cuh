@@ -10,16 +10,6 @@ DLPERF_INDEX float part_count(const ChannelNorm& p, int64_t row) {
     return float(span.end > span.begin ? span.end - span.begin : 0);
 }
 
-// Sums of 8 rows of threads for 32 columns, in row 0.
-DLPERF_DEVICE double column_sum(double x, double (&shared)[8][32], int row, int lane) {
-    sync_block();
-    shared[row][lane] = x;
-    sync_block();
-    x = 0.0;
-    for (int i = 0; i < 8; ++i) x += shared[i][lane];
-    return x;
-}
-
 static __global__ void __launch_bounds__(256)
     join_batch_moments_kernel(const __grid_constant__ ChannelNorm p, const float* means, const float* squares,
                               float* mean, float* var) {

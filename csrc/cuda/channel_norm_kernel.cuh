@@ -2,6 +2,7 @@
 // Formulas: docs/math/batch_norm.md, docs/math/group_norm.md.
 #pragma once
 
+#include "cuda/moments.h"
 #include "cuda/norm.h"
 #include "cuda/reduce.cuh"
 
@@ -29,19 +30,6 @@ DLPERF_INDEX ChannelPlace channel_place(const ChannelNorm& p, const ChannelTile&
     out.step = t.rows;
     out.start = int64_t(out.image) * p.positions * p.channels + out.channel;
     return out;
-}
-
-// Mean and squared deviations of `count` values.
-struct Moments {
-    float count, mean, squares;
-};
-
-// Chan, Golub & LeVeque 1979
-DLPERF_INDEX Moments merge(const Moments& a, const Moments& b) {
-    const float count = a.count + b.count;
-    if (count == 0.0f) return a;
-    const float delta = b.mean - a.mean, share = b.count / count;
-    return {count, a.mean + delta * share, a.squares + b.squares + delta * delta * a.count * share};
 }
 
 template <class T>

@@ -45,19 +45,24 @@ DLPERF_INDEX Range split_range(int steps, int parts, int part) {
     return {begin, begin + base + (part < longer ? 1 : 0)};
 }
 
-// One output tile of one batch, or one part of its reduction.
+// One output tile of one batch, or one part of its reduction. slot: its number among the tiles that are split.
 struct Unit {
     Tile tile;
-    int batch, part;
+    int batch, part, parts, slot;
 };
 
-// The grid of a product: units in the order in which they are given out, tiles fastest.
+// The grid of a product: units in the order in which they are given out, tiles fastest. The last `split` tiles are
+// given out in `parts` parts each.
 struct Schedule {
-    int tiles_m, tiles_n, batches, parts, group;
-    DLPERF_INDEX int units() const { return tiles_m * tiles_n * batches * parts; }
+    int tiles_m, tiles_n, batches, split, parts, group;
+    DLPERF_INDEX int whole() const { return tiles_m * tiles_n * batches - split; }
+    DLPERF_INDEX int units() const { return whole() + split * parts; }
     DLPERF_INDEX Unit unit(int number) const {
-        const int tiles = tiles_m * tiles_n, rest = number / tiles;
-        return {tile_of(number % tiles, tiles_m, tiles_n, group), rest % batches, rest / batches};
+        const int tiles = tiles_m * tiles_n, past = number - whole();
+        const bool is_whole = past < 0;
+        const int slot = is_whole ? 0 : past % split, index = is_whole ? number : whole() + slot;
+        return {tile_of(index % tiles, tiles_m, tiles_n, group), index / tiles, is_whole ? 0 : past / split,
+                is_whole ? 1 : parts, slot};
     }
 };
 

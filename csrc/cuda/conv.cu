@@ -13,9 +13,8 @@ Call call_of(const char* name, const Convolution& v, const Device& device) {
     return {name, text({v.n, v.h, v.w, v.c}) + " with " + text({v.k, v.r, v.s, v.c}), device};
 }
 
-Epilogue epilogue_of(const ConvolutionCall& c, int parts, int64_t elements) {
-    return {c.bias, c.residual, c.out,       parts > 1 ? c.workspace : nullptr, elements, elements, 0,
-            1.0f,   1.0f,       c.activation};
+Epilogue epilogue_of(const ConvolutionCall& c) {
+    return {c.bias, c.residual, c.out, c.workspace, 0, 0, 1.0f, 1.0f, c.activation};
 }
 
 PixelPlace whole_image(int images, int rows, int columns, int channels) {
@@ -26,17 +25,18 @@ template <class T>
 void forward(const ConvolutionCall& c, const Device& device) {
     const Convolution& v = c.geometry;
     const Call call = call_of("convolution_forward", v, device);
-    const Plan plan = plan_forward(v, device);
+    const Plan plan = plan_forward(v, device, c.moments != nullptr);
     const Gather g = forward_gather(v);
-    const int64_t elements = int64_t(g.count()) * v.k;
-    const Epilogue e = epilogue_of(c, plan.parts, elements);
+    Epilogue e = epilogue_of(c);
+    e.moments = {c.moments, g.count(), v.k, moment_rows(plan)};
     const Schedule schedule = schedule_of(plan, g.count(), ceil_div(v.k, plan.block_n), 1);
     const PixelPlace place = whole_image(v.n, v.p, v.q, v.k);
     if (plan.hopper) {
         const int blocks = ceil_div(v.c, kTileDepth);
         WgmmaProblem<GatherSource<Major::k>, PixelPlace> p = {
-            {encode(gather_map(c.x, g, kTileRows)), encode(weight_map(c.weight, v.k, g.taps(), v.c, plan.block_n)), g,
-             forward_taps(v), blocks},
+            {encode(gather_map(c.x, g, kTileRows)),
+             encode(weight_map(c.weight, v.k, g.taps(), v.c, plan.block_n / plan.cluster())), g, forward_taps(v),
+             blocks},
             g.taps() * blocks,
             schedule,
             place,
@@ -56,7 +56,7 @@ void forward(const ConvolutionCall& c, const Device& device) {
                                                                  e};
         launch_mma(call, plan, p);
     }
-    join_parts<T>(call, e, plan.parts, g.count(), v.k, v.k);
+    join_parts<T>(call, plan, schedule, place, e);
 }
 
 template <class T>
@@ -65,7 +65,7 @@ void input_of_phase(const ConvolutionCall& c, const Call& call, const Phase& pha
     const Gather& g = phase.gather;
     if (g.count() == 0) return;
     const Plan plan = plan_input(v, phase, device);
-    const Epilogue e = epilogue_of(c, plan.parts, int64_t(v.n) * v.h * v.w * v.c);
+    const Epilogue e = epilogue_of(c);
     const Schedule schedule = schedule_of(plan, g.count(), ceil_div(v.c, plan.block_n), 1);
     const PixelPlace place = {v.n, g.rows, g.columns, v.h, v.w, phase.row, phase.column, v.stride_h, v.stride_w, v.c};
     if (plan.hopper) {
@@ -92,7 +92,7 @@ void input_of_phase(const ConvolutionCall& c, const Call& call, const Phase& pha
                                                                     e};
         launch_mma(call, plan, p);
     }
-    join_parts<T>(call, e, plan.parts, g.count(), v.c, v.c);
+    join_parts<T>(call, plan, schedule, place, e);
 }
 
 template <class T>
@@ -108,7 +108,7 @@ void weight(const ConvolutionCall& c, const Device& device) {
     const Call call = call_of("convolution_weight", v, device);
     const Plan plan = plan_weight(v, device);
     const Gather g = forward_gather(v);
-    const Epilogue e = epilogue_of(c, plan.parts, int64_t(v.k) * g.taps() * v.c);
+    const Epilogue e = epilogue_of(c);
     const int padded = padded_channels(v.c, plan.block_n);
     const Schedule schedule = schedule_of(plan, v.k, int64_t(g.taps()) * padded / plan.block_n, 1);
     const TapPlace place = {v.k, g.taps(), v.c, padded};
@@ -133,7 +133,7 @@ void weight(const ConvolutionCall& c, const Device& device) {
                                                                       e};
         launch_mma(call, plan, p);
     }
-    join_parts<T>(call, e, plan.parts, v.k, g.taps() * v.c, 0);
+    join_parts<T>(call, plan, schedule, place, e);
 }
 
 }  // namespace

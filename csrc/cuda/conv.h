@@ -7,12 +7,12 @@
 namespace dlperf::cuda {
 
 // x [n, h, w, c], weight [k, r, s, c], y and residual [n, p, q, k]; bias [k]. In the input's gradient y is given, x is
-// written, and bias is by c.
+// written, and bias is by c. moments: as Gemm's, of y's channels.
 struct ConvolutionCall {
     Convolution geometry;
     const void *x, *weight, *y, *bias, *residual;
     void* out;
-    float* workspace;
+    float *workspace, *moments;
     Activation activation;
     Type type;
 };

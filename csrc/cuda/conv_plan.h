@@ -17,17 +17,14 @@ inline int padded_channels(int channels, int block) {
     return ceil_div(channels, block) * block;
 }
 
-inline Plan plan_forward(const Convolution& v, const Device& device) {
+inline Plan plan_forward(const Convolution& v, const Device& device, bool moments = false) {
     const Gather g = forward_gather(v);
-    return plan_product(device, bulk_copies_fit(g), g.count(), v.k, v.k, int64_t(g.taps()) * v.c, 1);
+    return plan_product(device, bulk_copies_fit(g), g.count(), v.k, v.k, int64_t(g.taps()) * v.c, 1, moments);
 }
 
-// A phase is not split: its parts would not cover the other phases' pixels.
 inline Plan plan_input(const Convolution& v, const Phase& phase, const Device& device) {
     const Gather& g = phase.gather;
-    Plan plan = plan_product(device, bulk_copies_fit(g), g.count(), v.c, v.c, int64_t(g.taps()) * v.k, 1);
-    if (v.stride_h * v.stride_w > 1) plan.parts = 1;
-    return plan;
+    return plan_product(device, bulk_copies_fit(g), g.count(), v.c, v.c, int64_t(g.taps()) * v.k, 1);
 }
 
 inline Plan plan_weight(const Convolution& v, const Device& device) {
@@ -35,16 +32,16 @@ inline Plan plan_weight(const Convolution& v, const Device& device) {
     return plan_product(device, bulk_copies_fit(g), v.k, int64_t(v.r) * v.s * v.c, v.c, g.count(), 1);
 }
 
-inline int64_t forward_workspace(const Convolution& v, const Device& device) {
-    return workspace(plan_forward(v, device), int64_t(v.n) * v.p * v.q * v.k);
-}
-
+// Phases run one after the other and share it.
 inline int64_t input_workspace(const Convolution& v, const Device& device) {
-    return workspace(plan_input(v, input_phase(v, 0, 0), device), int64_t(v.n) * v.h * v.w * v.c);
-}
-
-inline int64_t weight_workspace(const Convolution& v, const Device& device) {
-    return workspace(plan_weight(v, device), int64_t(v.k) * v.r * v.s * v.c);
+    int64_t most = 0;
+    for (int i = 0; i < v.stride_h; ++i)
+        for (int j = 0; j < v.stride_w; ++j) {
+            const Phase phase = input_phase(v, i, j);
+            const int64_t size = phase.gather.count() == 0 ? 0 : workspace(plan_input(v, phase, device));
+            if (size > most) most = size;
+        }
+    return most;
 }
 
 }  // namespace dlperf::cuda

@@ -8,7 +8,8 @@ void run_wgmma(const Gemm& g, const Call& call, const Plan& plan, const Epilogue
     WgmmaProblem<MatrixSource<A, B>, MatrixPlace> p;
     p.source.a = A == Major::k ? encode(matrix_map(g.a, g.k, g.m, g.batches, g.a_stride, g.a_batch, kTileRows))
                                : encode(matrix_map(g.a, g.m, g.k, g.batches, g.a_stride, g.a_batch, kTileDepth));
-    p.source.b = B == Major::k ? encode(matrix_map(g.b, g.k, g.n, g.batches, g.b_stride, g.b_batch, plan.block_n))
+    const int rows_b = plan.block_n / plan.cluster();
+    p.source.b = B == Major::k ? encode(matrix_map(g.b, g.k, g.n, g.batches, g.b_stride, g.b_batch, rows_b))
                                : encode(matrix_map(g.b, g.n, g.k, g.batches, g.b_stride, g.b_batch, kTileDepth));
     p.steps = ceil_div(g.k, kTileDepth);
     p.schedule = schedule_of(plan, g.m, ceil_div(g.n, plan.block_n), g.batches);
@@ -34,18 +35,10 @@ void run_mma(const Gemm& g, const Call& call, const Plan& plan, const Epilogue& 
 
 template <class T>
 void run(const Gemm& g, const Device& device) {
-    const Plan plan = plan_gemm(device, g.m, g.n, g.k, g.batches);
+    const Plan plan = plan_gemm(device, g.m, g.n, g.k, g.batches, g.moments != nullptr);
     const int64_t size = int64_t(g.m) * g.n;
-    const Epilogue e = {g.bias,
-                        g.residual,
-                        g.c,
-                        plan.parts > 1 ? g.workspace : nullptr,
-                        size * g.batches,
-                        size,
-                        g.residual_batch,
-                        g.alpha,
-                        g.beta,
-                        g.activation};
+    const Epilogue e = {g.bias,           g.residual, g.c,    g.workspace,  size,
+                        g.residual_batch, g.alpha,    g.beta, g.activation, {g.moments, g.m, g.n, moment_rows(plan)}};
     const Call call = {"gemm",
                        std::to_string(g.batches) + " x " + std::to_string(g.m) + " x " + std::to_string(g.n) + " x " +
                            std::to_string(g.k),
@@ -69,7 +62,8 @@ void run(const Gemm& g, const Device& device) {
         else
             run_mma<T, ColumnsAcrossK, ColumnsAcrossK>(g, call, plan, e);
     }
-    join_parts<T>(call, e, plan.parts, g.m, g.n, g.residual_stride);
+    const MatrixPlace place = {g.m, g.n, g.n, g.residual_stride};
+    join_parts<T>(call, plan, schedule_of(plan, g.m, ceil_div(g.n, plan.block_n), g.batches), place, e);
 }
 
 }  // namespace

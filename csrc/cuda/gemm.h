@@ -1,7 +1,7 @@
 // act(alpha a b + bias + beta residual), batched, 16-bit operands and float32 sums.
 #pragma once
 
-#include "cuda/plan.h"
+#include "cuda/moments.h"
 
 namespace dlperf::cuda {
 
@@ -16,13 +16,14 @@ struct Gemm {
     const void *a, *b, *bias, *residual;
     void* c;
     float* workspace;
+    float* moments;  // null, or [moments_workspace()] where the plan's moment_rows() > 0: of c's columns, one batch
     float alpha, beta;
     Activation activation;
     Type type;
 };
 
-inline Plan plan_gemm(const Device& device, int m, int n, int k, int batches) {
-    return plan_product(device, true, m, n, n, k, batches);
+inline Plan plan_gemm(const Device& device, int m, int n, int k, int batches, bool moments = false) {
+    return plan_product(device, true, m, n, n, k, batches, moments);
 }
 
 void gemm(const Gemm& call, const Device& device);

@@ -5,7 +5,8 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
-#include <atomic>
+#include <map>
+#include <mutex>
 #include <string>
 
 #include "cuda/error.h"
@@ -24,20 +25,23 @@ inline void check(cudaError_t status, const char* name, const std::string& what)
     throw LaunchError(std::string(name) + " on " + what + ": " + cudaGetErrorString(status));
 }
 
-// what: the shapes, for the error's text.
-template <auto Kernel, class... Arguments>
+// what: the shapes, for the error's text. Cluster: blocks that run together on neighbouring multiprocessors.
+template <auto Kernel, int Cluster = 1, class... Arguments>
 void launch(const char* name, const std::string& what, int64_t blocks, int threads, int shared_bytes, void* stream,
             const Arguments&... arguments) {
     if (blocks == 0) return;
     if (blocks > 0x7fffffff) throw LaunchError(std::string(name) + " on " + what + ": more than 2^31 - 1 blocks");
     if (shared_bytes > 48 * 1024) {
-        static std::atomic<uint64_t> raised{0};  // a bit for each device
+        // The most that the kernel was allowed so far, by device; a kernel may ask for more with every call.
+        static std::mutex lock;
+        static std::map<int, int> allowed;
         int device = 0;
         check(cudaGetDevice(&device), name, what);
-        const uint64_t bit = uint64_t(1) << (device & 63);
-        if (!(raised.load() & bit)) {
+        const std::lock_guard<std::mutex> guard(lock);
+        int& most = allowed[device];
+        if (most < shared_bytes) {
             check(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), name, what);
-            raised.fetch_or(bit);
+            most = shared_bytes;
         }
     }
     cudaLaunchConfig_t config = {};
@@ -45,13 +49,21 @@ void launch(const char* name, const std::string& what, int64_t blocks, int threa
     config.blockDim = dim3(unsigned(threads));
     config.dynamicSmemBytes = size_t(shared_bytes);
     config.stream = static_cast<cudaStream_t>(stream);
+    cudaLaunchAttribute together = {};
+    if (Cluster > 1) {
+        together.id = cudaLaunchAttributeClusterDimension;
+        together.val.clusterDim.x = Cluster, together.val.clusterDim.y = together.val.clusterDim.z = 1;
+        config.attrs = &together, config.numAttrs = 1;
+    }
     check(cudaLaunchKernelEx(&config, Kernel, arguments...), name, what);
 }
 
 inline std::string find_device_error() {
-    int count = 0;
+    int count = 0, driver = 0;
     const cudaError_t status = cudaGetDeviceCount(&count);
     if (status != cudaSuccess) cudaGetLastError();
+    if (status == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
+        return "no NVIDIA driver is installed";
     if (status != cudaSuccess) return std::string("no NVIDIA GPU can be used: ") + cudaGetErrorString(status);
     return count == 0 ? "no NVIDIA GPU was found" : "";
 }
@@ -60,8 +72,8 @@ template <class Function>
 Function driver_function(const char* name) {
     void* found = nullptr;
     cudaDriverEntryPointQueryResult result;
-    const cudaError_t status = cudaGetDriverEntryPointByVersion(name, &found, 12000, cudaEnableDefault, &result);
-    if (status != cudaSuccess || result != cudaDriverEntryPointSuccess || found == nullptr)
+    check(cudaGetDriverEntryPointByVersion(name, &found, 12000, cudaEnableDefault, &result), name, "this driver");
+    if (result != cudaDriverEntryPointSuccess || found == nullptr)
         throw LaunchError(std::string(name) + " is not in this NVIDIA driver: version 525 or newer is needed");
     return reinterpret_cast<Function>(found);
 }

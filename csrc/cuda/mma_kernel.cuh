@@ -2,8 +2,8 @@
 // operands say where their chunks lie.
 #pragma once
 
-#include "cuda/epilogue.cuh"
 #include "cuda/operands.h"
+#include "cuda/product_moments.cuh"
 
 namespace dlperf::cuda {
 
@@ -88,13 +88,13 @@ DLPERF_DEVICE void load_b(uint32_t (&b)[4], uint32_t tile, int column, int k, in
 
 // Four warps, two by two, each a quarter of the tile.
 template <class T, int BlockM, int BlockN, class A, class B, class Place>
-__global__ void __launch_bounds__(kMmaThreads) mma_kernel(const __grid_constant__ MmaProblem<T, A, B, Place> p) {
+DLPERF_DEVICE void mma_product(const MmaProblem<T, A, B, Place>& p) {
     constexpr int kRowTiles = BlockM / 32, kColumnTiles = BlockN / 16;  // of 16 rows, of 8 columns, per warp
     constexpr int kBytesA = BlockM * kStep * 2, kStage = (BlockM + BlockN) * kStep * 2;
     const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
     const int warp_row = warp / 2 * (BlockM / 2), warp_column = warp % 2 * (BlockN / 2);
     const Unit unit = p.schedule.unit(blockIdx.x);
-    const Range range = split_range(p.steps, p.schedule.parts, unit.part);
+    const Range range = split_range(p.steps, unit.parts, unit.part);
     const uint32_t shared = shared_address(dynamic_shared());
     const T* a = p.a + unit.batch * p.a_batch;
     const T* b = p.b + unit.batch * p.b_batch;
@@ -138,30 +138,22 @@ __global__ void __launch_bounds__(kMmaThreads) mma_kernel(const __grid_constant_
     copy_wait<0>();
     sync_block();  // the ring becomes the warps' staging
     float* stage = reinterpret_cast<float*>(dynamic_shared()) + warp * kStageFloats;
+    const int row = unit.tile.m * BlockM + warp_row, column = unit.tile.n * BlockN + warp_column;
+    OwnMoments<T, kColumnTiles / 4, Place::has_moments> moments{p.epilogue.moments, lane, row};
 #pragma unroll
-    for (int i = 0; i < kRowTiles; ++i)
-        finish_strip<T, kColumnTiles>(&acc[i][0][0], stage, lane, unit.tile.m * BlockM + warp_row + i * 16,
-                                      unit.tile.n * BlockN + warp_column, unit, p.epilogue, p.place);
+    for (int i = 0; i < kRowTiles; ++i) {
+        moments.row = row + i * 16;
+        const PartTarget part =
+            part_target<BlockM, BlockN>(p.epilogue, unit, unit.slot, warp_row + i * 16, warp_column);
+        finish_strip<T, kColumnTiles>(&acc[i][0][0], stage, lane, row + i * 16, column, unit.batch, part, p.epilogue,
+                                      p.place, moments);
+    }
+    moments.store(row / (BlockM / 2), column);
 }
 
-// Adds a split product's parts in order and ends them. `columns`: of the result; `rows` of them a batch.
-template <class T>
-__global__ void __launch_bounds__(256)
-    join_kernel(const __grid_constant__ Epilogue e, int parts, int64_t rows, int columns, int64_t residual_stride) {
-    const int64_t chunk = int64_t(blockIdx.x) * 256 + threadIdx.x;
-    const int64_t at = chunk * 8;
-    if (at >= e.part_size) return;
-    float sum[8] = {};
-    for (int part = 0; part < parts; ++part) {
-        float value[8];
-        load8(value, e.parts + part * e.part_size + at);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) sum[i] += value[i];
-    }
-    const int64_t row = at / columns;
-    const int column = int(at % columns);
-    const int batch = int(row / rows);
-    finish_chunk<T>(sum, e, batch, row % rows * residual_stride + column, at - batch * e.batch_size, column);
+template <class T, int BlockM, int BlockN, class A, class B, class Place>
+__global__ void __launch_bounds__(kMmaThreads) mma_kernel(const __grid_constant__ MmaProblem<T, A, B, Place> p) {
+    if constexpr (kIsPortable || !Place::fits_bulk_copies) mma_product<T, BlockM, BlockN>(p);
 }
 
 }  // namespace dlperf::cuda

@@ -12,6 +12,8 @@ struct Position {
 
 // A matrix of `rows` x `columns`, its rows `stride` elements apart, the residual's `residual_stride`.
 struct MatrixPlace {
+    static constexpr bool fits_bulk_copies = true;  // always, so that 9.0 needs no other kernel
+    static constexpr bool has_moments = true;       // may be asked for its columns' (moments.h)
     int rows, columns;
     int64_t stride, residual_stride;
     DLPERF_INDEX Position row(int m) const { return {m * stride, m < rows}; }
@@ -22,6 +24,8 @@ struct MatrixPlace {
 // Pixels (first + i * step) of an NHWC image of `channels`: all of them, or one phase of a strided convolution's
 // gradient. Rows count (image, i, j).
 struct PixelPlace {
+    static constexpr bool fits_bulk_copies = false;
+    static constexpr bool has_moments = true;
     int images, phase_rows, phase_columns;
     int height, width, first_row, first_column, step_row, step_column, channels;
     DLPERF_INDEX Position row(int m) const {
@@ -36,6 +40,8 @@ struct PixelPlace {
 
 // A weight's gradient [rows, taps, channels]: columns count (tap, channel) with each tap padded to `padded` columns.
 struct TapPlace {
+    static constexpr bool fits_bulk_copies = false;
+    static constexpr bool has_moments = false;
     int rows, taps, channels, padded;
     DLPERF_INDEX Position row(int m) const { return {int64_t(m) * taps * channels, m < rows}; }
     DLPERF_INDEX Position column(int n) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/gemm.h"
+#include "cuda/join_kernel.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/mma_kernel.cuh"
 #include "cuda/wgmma_kernel.cuh"
@@ -34,9 +35,10 @@ void launch_mma(const Call& call, const Plan& plan, const MmaProblem<T, A, B, Pl
 
 template <class T, int BlockN, class Source, class Place>
 void launch_wgmma(const Call& call, const WgmmaProblem<Source, Place>& p) {
-    const int units = p.schedule.units();
-    launch<wgmma_kernel<T, BlockN, Source, Place>>(
-        call.name, call.what, units < call.device.processors ? units : call.device.processors, kWgmmaThreads,
+    constexpr int together = cluster_of(BlockN);
+    const int units = p.schedule.units(), most = ceil_div(call.device.processors - together + 1, together);
+    launch<wgmma_kernel<T, BlockN, Source, Place>, together>(
+        call.name, call.what, int64_t(units < most ? units : most) * together, kWgmmaThreads,
         WgmmaShape<BlockN>::shared_bytes, call.device.stream, p);
 }
 
@@ -50,12 +52,12 @@ void launch_wgmma(const Call& call, const Plan& plan, const WgmmaProblem<Source,
         launch_wgmma<T, 256>(call, p);
 }
 
-// Ends a split product of [batches, rows, columns].
-template <class T>
-void join_parts(const Call& call, const Epilogue& e, int parts, int64_t rows, int columns, int64_t residual_stride) {
-    if (parts == 1) return;
-    launch<join_kernel<T>>(call.name, call.what, ceil_div<int64_t>(e.part_size, 8 * 256), 256, 0, call.device.stream, e,
-                           parts, rows, columns, residual_stride);
+template <class T, class Place>
+void join_parts(const Call& call, const Plan& plan, const Schedule& schedule, const Place& place, const Epilogue& e) {
+    if (plan.parts == 1) return;
+    const Join<Place> p = {schedule, plan.block_m, plan.block_n, plan.cluster(), place, e};
+    launch<join_kernel<T, Place>>(call.name, call.what, ceil_div<int64_t>(p.chunks(), 256), 256, 0, call.device.stream,
+                                  p);
 }
 
 }  // namespace dlperf::cuda

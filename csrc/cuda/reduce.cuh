@@ -19,6 +19,16 @@ DLPERF_DEVICE float group_sum(float x, float* scratch) {
     return x;
 }
 
+// Sums of 8 rows of threads for 32 columns, in row 0.
+DLPERF_DEVICE double column_sum(double x, double (&shared)[8][32], int row, int lane) {
+    sync_block();
+    shared[row][lane] = x;
+    sync_block();
+    x = 0.0;
+    for (int i = 0; i < 8; ++i) x += shared[i][lane];
+    return x;
+}
+
 // Eight values of a vector that is float32 or of T.
 template <class T>
 DLPERF_DEVICE void load_parameters(float (&out)[8], const void* from, int at, bool is_f32) {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .. import backends
-from .cases import FAMILIES
+from .cases import FAMILIES, cases_on
 from .run import run_case
 
 
@@ -49,7 +49,7 @@ def check(
     results = []
     for family in families or FAMILIES:
         result = FamilyResult(family, claimed=_claims(backend, family))
-        for case in FAMILIES[family]:
+        for case in cases_on(device, family):
             for dtype in case.dtypes:
                 label = f"{case} {str(dtype).removeprefix('torch.')}"
                 try:

@@ -54,6 +54,8 @@ struct Fiber {
     bool done = false;
     std::deque<std::vector<Copy>> groups;
     std::vector<Copy> open;
+    std::deque<std::vector<std::function<void()>>> products;  // of wgmma, by committed group
+    std::vector<std::function<void()>> open_products;
 };
 
 constexpr uint32_t kSharedStart = 1024;
@@ -66,7 +68,7 @@ struct Block {
     int current = 0;
     ucontext_t scheduler;
     std::function<void()> body;
-    long idle = 0;
+    int left = 0;  // threads that have not ended
     Meeting meeting[16];
     std::vector<Meeting> warps;
     std::vector<uint32_t> slots;  // of warps' exchanges, 8 words a lane
@@ -74,6 +76,9 @@ struct Block {
 };
 
 inline Block* block = nullptr;
+inline std::vector<Block*> cluster;  // the blocks that run together, by rank
+inline Meeting cluster_meeting;
+inline long idle = 0;
 
 inline void fail(const char* why) {
     std::fprintf(stderr, "emulator: %s (block %u, thread %d)\n", why, blockIdx.x, block->current);
@@ -81,11 +86,11 @@ inline void fail(const char* why) {
 }
 
 inline void progress() {
-    block->idle = 0;
+    idle = 0;
 }
 
 inline void give_way() {
-    if (++block->idle > 4 * long(block->fibers.size()) + 64) fail("all threads wait: deadlock");
+    if (++idle > 4 * long(block->fibers.size() * cluster.size()) + 64) fail("all threads wait: deadlock");
     const int me = block->current;
     swapcontext(&block->fibers[me].context, &block->scheduler);
 }
@@ -123,52 +128,83 @@ inline unsigned char* shared_at(uint32_t address, uint32_t bytes) {
 
 inline void enter() {
     block->body();
+    const Fiber& f = block->fibers[block->current];
+    if (!f.products.empty() || !f.open_products.empty()) fail("the kernel ended before its products");
     block->fibers[block->current].done = true;
     progress();
     swapcontext(&block->fibers[block->current].context, &block->scheduler);
 }
 
-// kernel: a call of the kernel with its arguments.
-inline void launch(int grid, int threads, int shared_bytes, const std::function<void()>& kernel) {
+inline std::unique_ptr<Block> make_block(int threads, int shared_bytes, const std::function<void()>& kernel,
+                                         std::vector<Fiber>&& fibers) {
+    std::unique_ptr<Block> state(new Block);
+    state->shared.assign(size_t(shared_bytes) + 1024, 0xFF);  // NaN in every format
+    state->base =
+        reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(state->shared.data()) + 127) & ~uintptr_t(127));
+    state->fibers = std::move(fibers);
+    state->body = kernel;
+    state->left = threads;
+    state->warps.resize((threads + 31) / 32);
+    state->slots.resize(size_t(threads) * 8);
+    for (Fiber& f : state->fibers) {
+        f.done = false;
+        f.groups.clear();
+        f.open.clear();
+        f.products.clear();
+        f.open_products.clear();
+        getcontext(&f.context);
+        f.context.uc_stack.ss_sp = f.stack.get();
+        f.context.uc_stack.ss_size = kStack;
+        f.context.uc_link = nullptr;
+        makecontext(&f.context, enter, 0);
+    }
+    return state;
+}
+
+// kernel: a call of the kernel with its arguments. together: blocks of a cluster.
+inline void launch(int grid, int threads, int shared_bytes, int together, const std::function<void()>& kernel) {
     gridDim = {unsigned(grid), 1, 1};
     blockDim = {unsigned(threads), 1, 1};
-    std::vector<Fiber> fibers(threads);
-    for (Fiber& f : fibers) f.stack.reset(new char[kStack]);
-    for (int b = 0; b < grid; ++b) {
-        Block state;
-        state.shared.assign(size_t(shared_bytes) + 1024, 0xFF);  // NaN in every format
-        state.base = reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(state.shared.data()) + 127) &
-                                                      ~uintptr_t(127));
-        state.fibers = std::move(fibers);
-        state.body = kernel;
-        state.warps.resize((threads + 31) / 32);
-        state.slots.resize(size_t(threads) * 8);
-        block = &state;
-        blockIdx = {unsigned(b), 0, 0};
-        for (Fiber& f : state.fibers) {
-            f.done = false;
-            f.groups.clear();
-            f.open.clear();
-            getcontext(&f.context);
-            f.context.uc_stack.ss_sp = f.stack.get();
-            f.context.uc_stack.ss_size = kStack;
-            f.context.uc_link = nullptr;
-            makecontext(&f.context, enter, 0);
+    std::vector<std::vector<Fiber>> stacks(together);
+    for (auto& fibers : stacks) {
+        fibers.resize(threads);
+        for (Fiber& f : fibers) f.stack.reset(new char[kStack]);
+    }
+    for (int first = 0; first < grid; first += together) {
+        std::vector<std::unique_ptr<Block>> blocks;
+        cluster.clear();
+        for (auto& fibers : stacks) {
+            blocks.push_back(make_block(threads, shared_bytes, kernel, std::move(fibers)));
+            cluster.push_back(blocks.back().get());
         }
-        int left = threads;
-        while (left > 0) {
-            for (int t = 0; t < threads; ++t) {
-                Fiber& f = state.fibers[t];
-                if (f.done) continue;
-                state.current = t;
-                threadIdx = {unsigned(t), 0, 0};
-                swapcontext(&state.scheduler, &f.context);
-                if (f.done) --left;
+        for (int left = threads * together; left > 0;) {
+            for (int rank = 0; rank < together; ++rank) {
+                block = cluster[rank];
+                blockIdx = {unsigned(first + rank), 0, 0};
+                for (int t = 0; t < threads; ++t) {
+                    Fiber& f = block->fibers[t];
+                    if (f.done) continue;
+                    block->current = t;
+                    threadIdx = {unsigned(t), 0, 0};
+                    swapcontext(&block->scheduler, &f.context);
+                    if (f.done) --left, --block->left;
+                }
             }
         }
-        fibers = std::move(state.fibers);
+        for (int rank = 0; rank < together; ++rank) stacks[rank] = std::move(blocks[rank]->fibers);
         block = nullptr;
     }
+}
+
+// action() for the cluster's block `rank`, which must still run.
+template <class Action>
+inline void at_rank(int rank, const Action& action) {
+    if (rank < 0 || rank >= int(cluster.size())) fail("no such block in the cluster");
+    Block* own = block;
+    block = cluster[rank];
+    if (block->left == 0) fail("a block of the cluster has ended");
+    action();
+    block = own;
 }
 
 inline void run_copies(const std::vector<Copy>& copies) {

@@ -1,6 +1,4 @@
 // The kernels' index arithmetic over whole grids: every output is written once, every input is read in bounds.
-#include <cstdio>
-#include <cstdlib>
 #include <set>
 #include <vector>
 
@@ -8,20 +6,29 @@
 #include "cuda/channel_norm_kernel.cuh"
 #include "cuda/conv_plan.h"
 #include "cuda/descriptor.h"
+#include "cuda/join_kernel.cuh"
 #include "cuda/mma_kernel.cuh"
 #include "cuda/operands.h"
 #include "cuda/places.h"
 #include "cuda/tensor_map.h"
+#include "index_check.h"
 
 using namespace dlperf::cuda;
 
-#define CHECK(condition)                                                \
-    do {                                                                \
-        if (!(condition)) {                                             \
-            std::printf("%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-            std::exit(1);                                               \
-        }                                                               \
-    } while (0)
+// Joining goes once through all of the split tiles, and finds each where its parts wrote it.
+static void test_join(const Schedule& s, int together) {
+    const Join<MatrixPlace> p = {s, 64, 16, together, {}, {}};
+    std::set<std::vector<int>> seen;
+    for (int64_t i = 0; i < p.chunks(); ++i) {
+        const JoinedChunk c = joined_chunk(p, i);
+        CHECK(c.row < 64 && c.column + 8 <= 16 && c.slot < s.split * together);
+        const Unit u = s.unit(s.whole() + c.slot / together);
+        CHECK(u.slot * together + c.slot % together == c.slot && u.batch == c.batch);
+        CHECK(c.m == (u.tile.m * together + c.slot % together) * 64 + c.row && c.n == u.tile.n * 16 + c.column);
+        CHECK(seen.insert({c.m, c.n, c.batch}).second);
+    }
+    CHECK(int64_t(seen.size()) == int64_t(s.split) * together * 64 * 2);
+}
 
 // Every tile of every batch and part is given out once; the parts of a reduction make it up.
 static void test_schedule() {
@@ -29,13 +36,21 @@ static void test_schedule() {
         for (int tiles_n : {1, 3, 20})
             for (int batches : {1, 3})
                 for (int parts : {1, 4}) {
-                    const Schedule s = {tiles_m, tiles_n, batches, parts, kGroup};
-                    std::set<std::vector<int>> seen;
-                    for (int i = 0; i < s.units(); ++i) {
-                        const Unit u = s.unit(i);
-                        CHECK(u.tile.m >= 0 && u.tile.m < tiles_m && u.tile.n >= 0 && u.tile.n < tiles_n);
-                        CHECK(u.batch < batches && u.part < parts);
-                        CHECK(seen.insert({u.tile.m, u.tile.n, u.batch, u.part}).second);
+                    const int tiles = tiles_m * tiles_n * batches;
+                    for (int split : {0, tiles / 3, tiles}) {
+                        if (parts == 1) split = 0;
+                        const Schedule s = {tiles_m, tiles_n, batches, split, parts, kGroup};
+                        std::set<std::vector<int>> seen, slots;
+                        for (int i = 0; i < s.units(); ++i) {
+                            const Unit u = s.unit(i);
+                            CHECK(u.tile.m >= 0 && u.tile.m < tiles_m && u.tile.n >= 0 && u.tile.n < tiles_n);
+                            CHECK(u.batch < batches && u.part < u.parts && u.parts == (i < s.whole() ? 1 : parts));
+                            CHECK(seen.insert({u.tile.m, u.tile.n, u.batch, u.part}).second);
+                            if (u.parts > 1) CHECK(u.slot < split && slots.insert({u.slot, u.part}).second);
+                        }
+                        CHECK(int(seen.size()) == tiles - split + split * parts &&
+                              int(slots.size()) == split * (parts > 1 ? parts : 0));
+                        test_join(s, 1 + tiles_n % 2);
                     }
                 }
     for (int steps : {0, 1, 5, 64})

@@ -6,37 +6,17 @@ import torch.nn.functional as theirs
 
 import dlperf
 from dlperf.backends import cuda as backend
+from dlperf.backends.cuda._library import capability
 from dlperf.diffusion import functional as diffusion
 from dlperf.nn import functional as F
 from dlperf.ops import dropout as random_ops
 from dlperf.testing.compare import assert_matches
 
-HALVES = (torch.bfloat16, torch.float16)
-LAST = torch.channels_last
-
-
-def tensor(*size, dtype=torch.bfloat16, scale=1.0, last=False):
-    x = (torch.randn(size) * scale).to(dtype)
-    return (x.to(memory_format=LAST) if last else x).requires_grad_()
-
-
-def check(ours, own, inputs, reduction):
-    """Output and gradients of ours(*inputs) against float64, with torch's own as the baseline."""
-    inputs = [x for x in inputs if x is not None]
-    doubles = [x.detach().double().requires_grad_() for x in inputs]
-    y, baseline, truth = ours(*inputs), own(*inputs), own(*doubles)
-    assert y.dtype is inputs[0].dtype
-    assert_matches(y, truth, baseline=baseline, reduction=reduction)
-    g = torch.randn(y.shape)
-    found = torch.autograd.grad(y, inputs, g.to(y.dtype))
-    base = torch.autograd.grad(baseline, inputs, g.to(y.dtype))
-    right = torch.autograd.grad(truth, doubles, g.to(y.dtype).double())
-    for a, b, c in zip(found, base, right, strict=True):
-        assert_matches(a, c, baseline=b, reduction=max(reduction, g[0].numel()))
+from .tools import HALVES, LAST, check, tensor
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("m, n, k", [(5, 8, 8), (129, 72, 72), (64, 264, 520)])
+@pytest.mark.parametrize("m, n, k", [(5, 8, 8), (129, 72, 72), (64, 264, 520), (9, 16, 4104)])
 def test_linear(m, n, k, dtype):
     x, w, b = tensor(m, k, dtype=dtype), tensor(n, k, dtype=dtype, scale=k**-0.5), tensor(n, dtype=dtype)
     check(F.linear, theirs.linear, (x, w, b), k)
@@ -54,18 +34,30 @@ def test_linear_with_its_whole_epilogue(kind):
     assert_matches(y, truth, baseline=baseline, reduction=64)
 
 
+# 264 rows: three tiles, which clusters take two at a time
+@pytest.mark.parametrize("m", [136, 264])
 @pytest.mark.parametrize("a_across", [False, True])
 @pytest.mark.parametrize("b_across", [False, True])
-def test_products_of_any_layout(a_across, b_across):
-    a = tensor(3, 72, 136).mT.detach() if a_across else tensor(3, 136, 72).detach()
+def test_products_of_any_layout(a_across, b_across, m):
+    a = tensor(3, 72, m).mT.detach() if a_across else tensor(3, m, 72).detach()
     b = tensor(3, 72, 200).detach() if b_across else tensor(3, 200, 72).mT.detach()
-    added = tensor(3, 136, 200).detach()
+    added = tensor(3, m, 200).detach()
     with backend_calls() as calls:
         c = torch.ops.dlperf.bmm(a, b, None, added, 0.5, 2.0, "none")
     assert calls == [("bmm", "cuda")]
     truth = 2.0 * (a.double() @ b.double()) + 0.5 * added.double()
     baseline = torch.baddbmm(added, a, b, beta=0.5, alpha=2.0)
     assert_matches(c, truth, baseline=baseline, reduction=72)
+
+
+# Nine tiles on four processors: the ninth in three parts. Three clusters of two tiles on two pairs: the third in two.
+@pytest.mark.parametrize("m, n, k", [(264, 72, 2056), (136, 200, 4104)])
+def test_products_whose_last_tiles_are_split(m, n, k):
+    a, b, bias, added = (tensor(*size).detach() for size in ((3, m, k), (3, k, n), (n,), (3, m, n)))
+    c = torch.ops.dlperf.bmm(a, b, bias, added, 0.5, 0.1, "relu")
+    baseline = (torch.baddbmm(added, a, b, beta=0.5, alpha=0.1) + bias).relu()
+    truth = (0.1 * (a.double() @ b.double()) + bias.double() + 0.5 * added.double()).relu()
+    assert_matches(c, truth, baseline=baseline, reduction=k)
 
 
 def backend_calls():
@@ -82,7 +74,11 @@ CONVOLUTIONS = [
     (1, 40, 6, 6, 8, 1, 2, 0, 1),
     (1, 24, 5, 5, 16, 1, 1, 0, 1),
     (9, 64, 16, 16, 64, 3, 1, 1, 1),  # large enough for im2col copies
+    (32, 8, 20, 20, 8, 1, 2, 0, 1),  # the weight's gradient a sum of parts
+    (1, 8, 7, 7, 520, 3, 2, 1, 1),  # and one phase of the input's, beside phases that are not
 ]
+if capability(None) == 90:
+    CONVOLUTIONS.append((2, 144, 16, 15, 512, 2, 1, 1, 1))  # and wide enough for clusters
 
 
 @pytest.mark.parametrize("n, c, h, w, k, taps, stride, padding, dilation", CONVOLUTIONS)
@@ -121,10 +117,11 @@ def test_transposed_convolution():
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("d, heads, kv_heads, queries, keys, causal", [
-    (64, 2, 2, 70, 90, False),
+    (64, 2, 2, 70, 380, False),
     (64, 1, 1, 150, 150, True),
     (128, 2, 1, 33, 129, False),
     (128, 1, 1, 130, 40, True),
+    (128, 1, 1, 40, 700, False),
 ])  # fmt: skip
 def test_attention(d, heads, kv_heads, queries, keys, causal, dtype):
     q, k, v = (tensor(1, h, s, d, dtype=dtype) for h, s in ((heads, queries), (kv_heads, keys), (kv_heads, keys)))

@@ -59,7 +59,7 @@ def _properties(index: int) -> tuple[int, int]:
 
 
 def processors(x: Tensor) -> int:
-    return 3 if EMULATED is not None else _properties(x.device.index)[1]
+    return 4 if EMULATED is not None else _properties(x.device.index)[1]
 
 
 def run(function, x: Tensor, *args):

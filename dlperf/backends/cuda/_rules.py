@@ -10,6 +10,7 @@ from dlperf.ops.group_norm import memory_format
 from ._library import ACTIVATIONS, HALVES, STORAGE, VECTOR
 
 LONGEST_ROW = 8192  # csrc/cuda/norm.h
+DEPTHWISE_TAPS = 192  # csrc/cuda/depthwise.h
 HEAD_DIMS = (64, 128)
 _LAST = torch.channels_last
 
@@ -61,15 +62,24 @@ def _bmm(a, b, bias, input, beta, alpha, activation) -> str | None:
     return _halves(a, b, bias, input) or _activation(activation) or sizes
 
 
-def _conv(tensors, channels: tuple[int, int], groups: int, activation: str) -> str | None:
-    if groups != 1:
-        return f"the kernels have no groups, got {groups}"
+def _conv(tensors, channels: tuple[int, int], taps: int, groups: int, activation: str) -> str | None:
+    """One group, or a channel each."""
+    if groups != 1 and channels != (groups, groups):
+        return f"the kernels have one group, or one for each channel in and out, not {groups} groups for {channels}"
+    if groups != 1 and taps > DEPTHWISE_TAPS:
+        return f"a depthwise filter has {taps} taps, and the kernels keep at most {DEPTHWISE_TAPS}"
     reason = _halves(*tensors) or _activation(activation)
     return reason or _multiple(input_channels=channels[0], output_channels=channels[1])
 
 
 def _conv2d(x, weight, bias, residual, stride, padding, dilation, groups, activation) -> str | None:
-    return _conv((x, weight, bias, residual), (x.shape[1], weight.shape[0]), groups, activation)
+    channels = (x.shape[1], weight.shape[0])
+    return _conv((x, weight, bias, residual), channels, weight.shape[2:].numel(), groups, activation)
+
+
+def _conv2d_moments(x, weight, stride=None, padding=None, dilation=None, groups=1) -> str | None:
+    """Asked before the geometry is known too."""
+    return _conv2d(x, weight, None, None, stride, padding, dilation, groups, "none")
 
 
 def _norm(x: Tensor, tensors: tuple, parameters: tuple) -> str | None:
@@ -100,6 +110,10 @@ def _channels(x: Tensor, tensors: tuple, parameters: tuple, activation: str) -> 
     if x.dim() != 2 and not last:
         return "the input is not channels last"
     return _norm(x, tensors, parameters) or _activation(activation) or _multiple(channels=x.shape[1])
+
+
+def _batch_norm_eval(x, mean, var, weight, bias, residual, eps, activation) -> str | None:
+    return _channels(x, (residual,), (weight, bias), activation)
 
 
 def _group(x, tensors, weight, bias, activation) -> str | None:
@@ -169,14 +183,15 @@ RULES = {
     "linear": _linear,
     "bmm": _bmm,
     "conv2d": _conv2d,
+    "conv2d_moments": _conv2d_moments,
     "conv2d_bwd_input": lambda gy, weight, size, stride, padding, dilation, groups, last: _conv(
-        (gy, weight), (weight.shape[1], weight.shape[0]), groups, "none"
+        (gy, weight), (weight.shape[1] * groups, weight.shape[0]), weight.shape[2:].numel(), groups, "none"
     ),
     "conv2d_bwd_weight": lambda gy, x, size, stride, padding, dilation, groups, last: _conv(
-        (gy, x), (x.shape[1], gy.shape[1]), groups, "none"
+        (gy, x), (x.shape[1], gy.shape[1]), size[2] * size[3], groups, "none"
     ),
     "conv_transpose2d": lambda x, weight, bias, stride, padding, output_padding, dilation, groups, activation: _conv(
-        (x, weight, bias), (weight.shape[1], weight.shape[0]), groups, activation
+        (x, weight, bias), (weight.shape[1] * groups, weight.shape[0]), weight.shape[2:].numel(), groups, activation
     ),
     "layer_norm": lambda x, weight, bias, dims, eps: _rows(x, dims, (), (weight, bias)),
     "rms_norm": lambda x, weight, dims, eps: _rows(x, dims, (), (weight,)),
@@ -185,9 +200,8 @@ RULES = {
     "batch_norm_train": lambda x, weight, bias, residual, eps, activation: _channels(
         x, (residual,), (weight, bias), activation
     ),
-    "batch_norm_eval": lambda x, mean, var, weight, bias, residual, eps, activation: _channels(
-        x, (residual,), (weight, bias), activation
-    ),
+    "batch_norm_eval": _batch_norm_eval,
+    "batch_norm_given": _batch_norm_eval,
     "batch_norm_bwd": lambda gy, x, y, mean, var, weight, bias, *_: _channels(x, (gy, y), (weight, bias), "none"),
     "group_norm": lambda x, weight, bias, groups, eps, activation: _group(x, (), weight, bias, activation),
     "group_norm_bwd": lambda gy, x, weight, bias, stats, groups, eps, activation, wanted: _group(

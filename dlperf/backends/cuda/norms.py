@@ -15,6 +15,7 @@ from ._library import ACTIVATIONS, STORAGE, C, address, floats, processors, run
 __all__ = [
     "batch_norm_bwd",
     "batch_norm_eval",
+    "batch_norm_given",
     "batch_norm_train",
     "group_norm",
     "group_norm_bwd",
@@ -119,6 +120,11 @@ class _Channels:
         run(C.channel_normalize, self.x, self.call(self.parts(False), mean, second, residual), address(y))
 
 
+def batch_moments(x: Tensor, mean: Tensor, var: Tensor) -> None:
+    """Each channel's mean and biased variance."""
+    _Channels(x, None, None, 0, 0.0, "none").statistics(mean, var, C.join_batch_moments)
+
+
 def batch_norm_train(x, weight, bias, residual, eps, activation):
     y, mean, var = batch_norm_train_empty(x)
     if x.numel() == 0:
@@ -135,6 +141,10 @@ def batch_norm_eval(x, mean, var, weight, bias, residual, eps, activation):
         mean, var = dense(mean.float()), dense(var.float())
         _Channels(x, weight, bias, 0, eps, activation).normalize(y, mean, var, nhwc(residual))
     return y
+
+
+def batch_norm_given(x, mean, var, weight, bias, residual, eps, activation):
+    return batch_norm_eval(x, mean, var, weight, bias, residual, eps, activation)
 
 
 def batch_norm_bwd(gy, x, y, mean, var, weight, bias, eps, training, wanted):

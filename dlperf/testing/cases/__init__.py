@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from ._case import Case, Maker
 from .activation import CASES as _activation
 from .add import CASES as _add
@@ -13,6 +15,7 @@ from .diffusion import CASES as _diffusion
 from .dropout import CASES as _dropout
 from .embedding import CASES as _embedding
 from .glu import CASES as _glu
+from .gpu import GPU_CASES
 from .group_norm import CASES as _group_norm
 from .layer_norm import CASES as _layer_norm
 from .loss import CASES as _loss
@@ -43,7 +46,13 @@ FAMILIES: dict[str, list[Case]] = {
     "dropout": _dropout,
 }
 
-__all__ = ["FAMILIES", "Case", "Maker", "all_cases"]
+__all__ = ["FAMILIES", "GPU_CASES", "Case", "Maker", "all_cases", "cases_on"]
+
+
+def cases_on(device: str, family: str) -> list[Case]:
+    """A family's cases, on a GPU with those that only its larger tiles need."""
+    more = GPU_CASES.get(family, []) if torch.device(device).type == "cuda" else []
+    return [*FAMILIES[family], *more]
 
 
 def all_cases() -> list[tuple[str, Case]]:

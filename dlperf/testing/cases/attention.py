@@ -20,7 +20,7 @@ def _qkv(make, b, h, sq, sk, e, *, ev=None, kv_heads=None, sequence_first=False)
     return tensor(h, sq, e), tensor(kv_heads, sk, e), tensor(kv_heads, sk, ev)
 
 
-def _case(id, *sizes, mask=None, layout=None, **kwargs):
+def attention_case(id, *sizes, mask=None, layout=None, **kwargs):
     """Sizes B, H, Sq, Sk, E; ``mask(make)`` makes attn_mask."""
     sq, sk, e = sizes[2:]
 
@@ -63,39 +63,39 @@ def _lowest_mask(*shape):
 _LENGTHS = [(1, 1), (1, 17), (7, 15), (17, 65), (95, 64), (97, 255), (40, 257), (193, 513)]
 
 CASES = [
-    _case("vit", 2, 3, 197, 197, 64),
-    _case("vit_257", 1, 2, 257, 257, 64),
-    _case("vit_577", 1, 1, 577, 577, 64),
+    attention_case("vit", 2, 3, 197, 197, 64),
+    attention_case("vit_257", 1, 2, 257, 257, 64),
+    attention_case("vit_577", 1, 1, 577, 577, 64),
     # Swin: windows with a bias of their head, and shifted ones with a mask of their own beside it.
-    _case("window_7x7", 6, 3, 49, 49, 32, mask=lambda make: make(1, 3, 49, 49)),
-    _case("window_8x8", 4, 2, 64, 64, 32, mask=lambda make: make(4, 2, 64, 64)),
-    *(_case(f"s{sq}x{sk}", 1, 2, sq, sk, 16) for sq, sk in _LENGTHS),
-    *(_case(f"e{e}", 1, 2, 19, 33, e) for e in (1, 5, 24, 65, 256)),
-    _case("ev", 2, 2, 33, 40, 24, layout={"ev": 40}),
-    _case("ev_smaller", 1, 2, 33, 40, 40, layout={"ev": 3}),
-    _case("sequence_first", 2, 3, 50, 60, 32, layout={"sequence_first": True}),
-    _case("gqa", 2, 6, 33, 40, 16, layout={"kv_heads": 2}, enable_gqa=True),
-    _case("multi_query", 2, 4, 33, 300, 16, layout={"kv_heads": 1, "sequence_first": True}, enable_gqa=True),
-    _case("empty_batch", 0, 2, 4, 5, 8),
-    _case("no_queries", 1, 2, 0, 5, 8),
-    _case("scale", 1, 2, 20, 20, 16, scale=0.5),
-    _case("scale_negative", 1, 2, 20, 20, 16, scale=-0.3),
-    _case("causal", 2, 2, 100, 100, 32, is_causal=True),
-    _case("causal_long", 1, 1, 200, 600, 8, is_causal=True),
-    _case("causal_short", 1, 1, 300, 270, 8, is_causal=True),
-    _case("causal_gqa", 1, 4, 130, 130, 16, layout={"kv_heads": 2}, is_causal=True, enable_gqa=True),
-    _case("bool", 2, 2, 33, 300, 16, mask=_bool_mask(2, 2, 33, 300, empty_row=True)),
-    _case("bool_2d", 2, 2, 33, 40, 16, mask=_bool_mask(33, 40)),
-    _case("bool_keys", 2, 2, 33, 40, 16, mask=_bool_mask(2, 1, 1, 40)),
-    _case("bool_causal", 2, 2, 40, 40, 16, mask=_bool_mask(2, 1, 1, 40), is_causal=True),
-    _case("bool_queries", 2, 2, 33, 40, 16, mask=_bool_mask(2, 1, 33, 1, empty_row=True)),
-    _case("lowest", 2, 2, 33, 40, 16, mask=_lowest_mask(2, 1, 33, 40)),
-    _case("float", 2, 2, 33, 300, 16, mask=lambda make: make(2, 2, 33, 300)),
-    _case("float_heads", 2, 3, 33, 40, 16, mask=lambda make: make(1, 3, 33, 40)),
-    _case("float_2d", 2, 3, 33, 40, 16, mask=lambda make: make(33, 40)),
-    _case("float_transposed", 1, 2, 33, 33, 16, mask=lambda make: make(1, 2, 33, 33, grad=False).mT),
-    _case("float32", 2, 2, 17, 40, 16, mask=lambda make: make(2, 1, 17, 40, dtype=torch.float32)),
-    _case(
+    attention_case("window_7x7", 6, 3, 49, 49, 32, mask=lambda make: make(1, 3, 49, 49)),
+    attention_case("window_8x8", 4, 2, 64, 64, 32, mask=lambda make: make(4, 2, 64, 64)),
+    *(attention_case(f"s{sq}x{sk}", 1, 2, sq, sk, 16) for sq, sk in _LENGTHS),
+    *(attention_case(f"e{e}", 1, 2, 19, 33, e) for e in (1, 5, 24, 65, 256)),
+    attention_case("ev", 2, 2, 33, 40, 24, layout={"ev": 40}),
+    attention_case("ev_smaller", 1, 2, 33, 40, 40, layout={"ev": 3}),
+    attention_case("sequence_first", 2, 3, 50, 60, 32, layout={"sequence_first": True}),
+    attention_case("gqa", 2, 6, 33, 40, 16, layout={"kv_heads": 2}, enable_gqa=True),
+    attention_case("multi_query", 2, 4, 33, 300, 16, layout={"kv_heads": 1, "sequence_first": True}, enable_gqa=True),
+    attention_case("empty_batch", 0, 2, 4, 5, 8),
+    attention_case("no_queries", 1, 2, 0, 5, 8),
+    attention_case("scale", 1, 2, 20, 20, 16, scale=0.5),
+    attention_case("scale_negative", 1, 2, 20, 20, 16, scale=-0.3),
+    attention_case("causal", 2, 2, 100, 100, 32, is_causal=True),
+    attention_case("causal_long", 1, 1, 200, 600, 8, is_causal=True),
+    attention_case("causal_short", 1, 1, 300, 270, 8, is_causal=True),
+    attention_case("causal_gqa", 1, 4, 130, 130, 16, layout={"kv_heads": 2}, is_causal=True, enable_gqa=True),
+    attention_case("bool", 2, 2, 33, 300, 16, mask=_bool_mask(2, 2, 33, 300, empty_row=True)),
+    attention_case("bool_2d", 2, 2, 33, 40, 16, mask=_bool_mask(33, 40)),
+    attention_case("bool_keys", 2, 2, 33, 40, 16, mask=_bool_mask(2, 1, 1, 40)),
+    attention_case("bool_causal", 2, 2, 40, 40, 16, mask=_bool_mask(2, 1, 1, 40), is_causal=True),
+    attention_case("bool_queries", 2, 2, 33, 40, 16, mask=_bool_mask(2, 1, 33, 1, empty_row=True)),
+    attention_case("lowest", 2, 2, 33, 40, 16, mask=_lowest_mask(2, 1, 33, 40)),
+    attention_case("float", 2, 2, 33, 300, 16, mask=lambda make: make(2, 2, 33, 300)),
+    attention_case("float_heads", 2, 3, 33, 40, 16, mask=lambda make: make(1, 3, 33, 40)),
+    attention_case("float_2d", 2, 3, 33, 40, 16, mask=lambda make: make(33, 40)),
+    attention_case("float_transposed", 1, 2, 33, 33, 16, mask=lambda make: make(1, 2, 33, 33, grad=False).mT),
+    attention_case("float32", 2, 2, 17, 40, 16, mask=lambda make: make(2, 1, 17, 40, dtype=torch.float32)),
+    attention_case(
         "float_empty_row",
         *(1, 2, 8, 40, 16),
         mask=lambda make: make(8, 40, grad=False).masked_fill(torch.arange(8)[:, None] == 3, -math.inf),

@@ -58,7 +58,7 @@ def _both(id: str, shape, **given) -> list[Case]:
     return [_norm(f"{id}-nchw", shape, **given), _norm(f"{id}-nhwc", shape, last=True, **given)]
 
 
-def _behind_conv(id: str, size, weight_size, *, last: bool = True, residual: bool = False, **given) -> Case:
+def behind_conv(id: str, size, weight_size, *, last: bool = True, residual: bool = False, **given) -> Case:
     """conv2d_batch_norm: input of ``size``, weight of ``weight_size``; given: the convolution's numbers, activation."""
     terms = math.prod(weight_size[1:])
 
@@ -115,16 +115,16 @@ CASES = [
     _norm("sliced-nhwc", (3, 20, 6, 10), last=True, view=lambda x: x[:, :, ::2]),
     _norm("offset", (4, 20, 6, 5), view=lambda x: x[1:]),
     _norm("transposed", (3, 17, 20), view=lambda x: x.transpose(1, 2)),
-    _behind_conv("conv-3x3", (2, 12, 9, 9), (20, 12, 3, 3), padding=1, residual=True, activation="relu"),
-    _behind_conv("conv-3x3-nchw", (2, 12, 9, 9), (20, 12, 3, 3), last=False, padding=1),
-    _behind_conv("conv-1x1", (3, 24, 10, 7), (70, 24, 1, 1), activation="relu"),
-    _behind_conv("conv-1x1-split", (1, 256, 6, 6), (40, 256, 1, 1), residual=True),
-    _behind_conv("conv-strided", (2, 8, 11, 11), (17, 8, 3, 3), stride=2, padding=1),
-    _behind_conv("conv-split", (1, 64, 6, 6), (32, 64, 3, 3), padding=1, activation="relu"),
-    _behind_conv("conv-stem", (2, 3, 17, 17), (16, 3, 7, 7), stride=2, padding=3),
-    _behind_conv("conv-grouped", (2, 24, 8, 8), (36, 12, 3, 3), groups=2, padding=1),
-    _behind_conv("conv-depthwise", (2, 24, 8, 8), (24, 1, 3, 3), groups=24, padding=1, activation="relu"),
-    _behind_conv("conv-no-images", (0, 8, 5, 5), (16, 8, 3, 3)),
+    behind_conv("conv-3x3", (2, 12, 9, 9), (20, 12, 3, 3), padding=1, residual=True, activation="relu"),
+    behind_conv("conv-3x3-nchw", (2, 12, 9, 9), (20, 12, 3, 3), last=False, padding=1),
+    behind_conv("conv-1x1", (3, 24, 10, 7), (70, 24, 1, 1), activation="relu"),
+    behind_conv("conv-1x1-split", (1, 256, 6, 6), (40, 256, 1, 1), residual=True),
+    behind_conv("conv-strided", (2, 8, 11, 11), (17, 8, 3, 3), stride=2, padding=1),
+    behind_conv("conv-split", (1, 64, 6, 6), (32, 64, 3, 3), padding=1, activation="relu"),
+    behind_conv("conv-stem", (2, 3, 17, 17), (16, 3, 7, 7), stride=2, padding=3),
+    behind_conv("conv-grouped", (2, 24, 8, 8), (36, 12, 3, 3), groups=2, padding=1),
+    behind_conv("conv-depthwise", (2, 24, 8, 8), (24, 1, 3, 3), groups=24, padding=1, activation="relu"),
+    behind_conv("conv-no-images", (0, 8, 5, 5), (16, 8, 3, 3)),
     _norm("expanded", (3, 20, 6, 1), view=lambda x: x.expand(3, 20, 6, 5)),
     *(
         _norm(f"eval-{kind}", (2, 37, 4, 4), training=False, residual=True, activation=kind, gradients=False)

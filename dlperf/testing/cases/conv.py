@@ -7,7 +7,7 @@ from ._case import Case
 LAST = torch.channels_last
 
 
-def _conv2d(
+def conv2d_case(
     name: str,
     x: tuple,
     w: tuple,
@@ -97,52 +97,57 @@ def _channels_last_layout_of_one_channel(make):
 CASES = [
     # Around the register tiles: pixels in rows of the tile, output channels in its columns, C * R * S its depth.
     *(
-        _conv2d(f"1x1-tile-{m}-{n}-{k}", (1, k, 1, m), (n, k, 1, 1))
+        conv2d_case(f"1x1-tile-{m}-{n}-{k}", (1, k, 1, m), (n, k, 1, 1))
         for m, n, k in ((5, 63, 127), (6, 64, 128), (7, 65, 129))
     ),
-    *(_conv2d(f"3x3-tile-{n}-{c}", (1, c, 3, n), (n + 9, c, 3, 3), padding=1) for n, c in ((5, 15), (6, 16), (7, 17))),
-    *(_conv2d(f"avx2-tile-{k}", (1, 9, 5, 5), (k, 9, 3, 3), bias=True) for k in (15, 16, 17, 31, 33)),
+    *(
+        conv2d_case(f"3x3-tile-{n}-{c}", (1, c, 3, n), (n + 9, c, 3, 3), padding=1)
+        for n, c in ((5, 15), (6, 16), (7, 17))
+    ),
+    *(conv2d_case(f"avx2-tile-{k}", (1, 9, 5, 5), (k, 9, 3, 3), bias=True) for k in (15, 16, 17, 31, 33)),
     # ResNet's layers with fewer pixels and channels.
-    _conv2d("resnet-stem", (2, 3, 17, 19), (64, 3, 7, 7), stride=2, padding=3),
-    _conv2d("resnet-stem-nchw", (1, 3, 23, 22), (64, 3, 7, 7), last=False, stride=2, padding=3),
-    _conv2d("resnet-3x3", (2, 64, 7, 7), (64, 64, 3, 3), padding=1),
-    _conv2d("resnet-3x3-stride", (2, 32, 9, 8), (64, 32, 3, 3), stride=2, padding=1, weight_last=True),
-    _conv2d("resnet-1x1", (2, 64, 4, 5), (128, 64, 1, 1), weight_last=True),
-    _conv2d("resnet-downsample", (2, 64, 7, 8), (128, 64, 1, 1), stride=2),
-    _conv2d("resnet-1x1-nchw", (2, 64, 4, 5), (128, 64, 1, 1), last=False),
-    _conv2d("resnet-3x3-nchw", (2, 32, 7, 6), (32, 32, 3, 3), last=False, padding=1, weight_last=True),
+    conv2d_case("resnet-stem", (2, 3, 17, 19), (64, 3, 7, 7), stride=2, padding=3),
+    conv2d_case("resnet-stem-nchw", (1, 3, 23, 22), (64, 3, 7, 7), last=False, stride=2, padding=3),
+    conv2d_case("resnet-3x3", (2, 64, 7, 7), (64, 64, 3, 3), padding=1),
+    conv2d_case("resnet-3x3-stride", (2, 32, 9, 8), (64, 32, 3, 3), stride=2, padding=1, weight_last=True),
+    conv2d_case("resnet-1x1", (2, 64, 4, 5), (128, 64, 1, 1), weight_last=True),
+    conv2d_case("resnet-downsample", (2, 64, 7, 8), (128, 64, 1, 1), stride=2),
+    conv2d_case("resnet-1x1-nchw", (2, 64, 4, 5), (128, 64, 1, 1), last=False),
+    conv2d_case("resnet-3x3-nchw", (2, 32, 7, 6), (32, 32, 3, 3), last=False, padding=1, weight_last=True),
     # Epilogues.
-    _conv2d("relu", (2, 16, 5, 6), (24, 16, 3, 3), padding=1, bias=True, activation="relu"),
-    _conv2d("add-relu", (2, 16, 5, 6), (24, 16, 3, 3), padding=1, residual=True, activation="relu"),
-    _conv2d("add-relu-nchw", (2, 16, 5, 6), (24, 16, 3, 3), last=False, padding=1, residual=True, activation="relu"),
-    _conv2d("add-bias", (2, 16, 5, 6), (24, 16, 1, 1), bias=True, residual=True),
-    _conv2d("silu", (2, 16, 5, 6), (24, 16, 3, 3), bias=True, activation="silu"),
+    conv2d_case("relu", (2, 16, 5, 6), (24, 16, 3, 3), padding=1, bias=True, activation="relu"),
+    conv2d_case("add-relu", (2, 16, 5, 6), (24, 16, 3, 3), padding=1, residual=True, activation="relu"),
+    conv2d_case(
+        "add-relu-nchw", (2, 16, 5, 6), (24, 16, 3, 3), last=False, padding=1, residual=True, activation="relu"
+    ),
+    conv2d_case("add-bias", (2, 16, 5, 6), (24, 16, 1, 1), bias=True, residual=True),
+    conv2d_case("silu", (2, 16, 5, 6), (24, 16, 3, 3), bias=True, activation="silu"),
     # Geometry.
-    _conv2d("dilated", (2, 16, 9, 10), (20, 16, 3, 3), padding=2, dilation=2),
-    _conv2d("uneven", (2, 6, 11, 9), (7, 6, 2, 5), stride=(3, 2), padding=(0, 4), dilation=(2, 1), bias=True),
-    _conv2d("padding-beyond-kernel", (1, 5, 3, 4), (6, 5, 2, 2), padding=3, bias=True),
-    _conv2d("stride-beyond-kernel", (1, 5, 10, 11), (6, 5, 2, 1), stride=4),
-    _conv2d("unread-border", (1, 8, 8, 8), (8, 8, 3, 3), stride=3),
-    _conv2d("same", (2, 8, 6, 7), (8, 8, 3, 5), padding="same"),
-    _conv2d("same-even-kernel", (2, 8, 6, 7), (8, 8, 4, 2), padding="same", dilation=(1, 3)),
-    _conv2d("valid", (2, 8, 6, 7), (8, 8, 3, 3), padding="valid", bias=True),
-    _conv2d("whole-image", (2, 8, 5, 4), (12, 8, 5, 4), bias=True),
-    _conv2d("one-pixel", (3, 20, 1, 1), (24, 20, 1, 1), bias=True),
-    _conv2d("one-pixel-nchw", (3, 20, 1, 1), (24, 20, 3, 3), last=False, padding=1),
-    _conv2d("one-output-channel", (2, 20, 5, 5), (1, 20, 3, 3), bias=True, padding=1),
-    _conv2d("patches", (2, 3, 8, 12), (48, 3, 4, 4), stride=4, bias=True, last=False),
-    _conv2d("empty-batch", (0, 8, 6, 7), (8, 8, 3, 3), bias=True),
+    conv2d_case("dilated", (2, 16, 9, 10), (20, 16, 3, 3), padding=2, dilation=2),
+    conv2d_case("uneven", (2, 6, 11, 9), (7, 6, 2, 5), stride=(3, 2), padding=(0, 4), dilation=(2, 1), bias=True),
+    conv2d_case("padding-beyond-kernel", (1, 5, 3, 4), (6, 5, 2, 2), padding=3, bias=True),
+    conv2d_case("stride-beyond-kernel", (1, 5, 10, 11), (6, 5, 2, 1), stride=4),
+    conv2d_case("unread-border", (1, 8, 8, 8), (8, 8, 3, 3), stride=3),
+    conv2d_case("same", (2, 8, 6, 7), (8, 8, 3, 5), padding="same"),
+    conv2d_case("same-even-kernel", (2, 8, 6, 7), (8, 8, 4, 2), padding="same", dilation=(1, 3)),
+    conv2d_case("valid", (2, 8, 6, 7), (8, 8, 3, 3), padding="valid", bias=True),
+    conv2d_case("whole-image", (2, 8, 5, 4), (12, 8, 5, 4), bias=True),
+    conv2d_case("one-pixel", (3, 20, 1, 1), (24, 20, 1, 1), bias=True),
+    conv2d_case("one-pixel-nchw", (3, 20, 1, 1), (24, 20, 3, 3), last=False, padding=1),
+    conv2d_case("one-output-channel", (2, 20, 5, 5), (1, 20, 3, 3), bias=True, padding=1),
+    conv2d_case("patches", (2, 3, 8, 12), (48, 3, 4, 4), stride=4, bias=True, last=False),
+    conv2d_case("empty-batch", (0, 8, 6, 7), (8, 8, 3, 3), bias=True),
     # Groups.
-    _conv2d("groups", (2, 24, 6, 5), (36, 8, 3, 3), groups=3, padding=1, bias=True),
-    _conv2d("groups-1x1-nchw", (2, 24, 6, 5), (12, 6, 1, 1), groups=4, last=False),
-    _conv2d("groups-of-16", (2, 32, 6, 5), (32, 16, 3, 3), groups=2, padding=1, stride=2),
-    *(_conv2d(f"depthwise-{c}", (2, c, 7, 6), (c, 1, 3, 3), groups=c, padding=1) for c in (1, 15, 16, 17, 33)),
-    _conv2d(
+    conv2d_case("groups", (2, 24, 6, 5), (36, 8, 3, 3), groups=3, padding=1, bias=True),
+    conv2d_case("groups-1x1-nchw", (2, 24, 6, 5), (12, 6, 1, 1), groups=4, last=False),
+    conv2d_case("groups-of-16", (2, 32, 6, 5), (32, 16, 3, 3), groups=2, padding=1, stride=2),
+    *(conv2d_case(f"depthwise-{c}", (2, c, 7, 6), (c, 1, 3, 3), groups=c, padding=1) for c in (1, 15, 16, 17, 33)),
+    conv2d_case(
         "depthwise-relu6", (2, 24, 7, 6), (24, 1, 3, 3), groups=24, stride=2, padding=1, bias=True, activation="relu6"
     ),
-    _conv2d("depthwise-multiplier", (2, 10, 7, 6), (30, 1, 3, 3), groups=10, padding=1, bias=True),
-    _conv2d("depthwise-7x7-nchw", (1, 20, 8, 9), (20, 1, 7, 7), groups=20, padding=3, bias=True, last=False),
-    _conv2d("depthwise-dilated", (1, 18, 9, 9), (18, 1, 3, 3), groups=18, padding=2, dilation=2),
+    conv2d_case("depthwise-multiplier", (2, 10, 7, 6), (30, 1, 3, 3), groups=10, padding=1, bias=True),
+    conv2d_case("depthwise-7x7-nchw", (1, 20, 8, 9), (20, 1, 7, 7), groups=20, padding=3, bias=True, last=False),
+    conv2d_case("depthwise-dilated", (1, 18, 9, 9), (18, 1, 3, 3), groups=18, padding=2, dilation=2),
     # Views and formats.
     Case("conv2d", "sliced", _sliced, 72, 120),
     Case("conv2d", "sliced-channels", _sliced_channels, 144, 216),

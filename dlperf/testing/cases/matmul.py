@@ -21,7 +21,7 @@ TILES = (
 )
 
 
-def _linear(m: int, n: int, k: int, **epilogue) -> Case:
+def linear_case(m: int, n: int, k: int, **epilogue) -> Case:
     def make(maker):
         kwargs = dict(epilogue)
         args = [maker(m, k), maker(n, k, scale=max(k, 1) ** -0.5)]
@@ -53,16 +53,16 @@ def _view(make, *shape: int, of: tuple, index=None, permute=None, expand=None):
 
 
 CASES = [
-    *(_linear(*size) for size in TILES),
-    _linear(9, 70, 40, bias=False),
-    _linear(9, 70, 40, bias=False, residual=True),
-    *(_linear(7, 66, 33, residual=True, activation=kind) for kind in ("relu", "gelu")),
-    *(_linear(6, 20, 33, activation=kind) for kind in ("relu6", "gelu_tanh", "silu", "sigmoid", "tanh")),
-    *(_linear(6, 20, 33, activation=kind) for kind in ("hardsigmoid", "hardswish", "mish")),
-    _linear(0, 5, 4),
-    _linear(3, 5, 0),
+    *(linear_case(*size) for size in TILES),
+    linear_case(9, 70, 40, bias=False),
+    linear_case(9, 70, 40, bias=False, residual=True),
+    *(linear_case(7, 66, 33, residual=True, activation=kind) for kind in ("relu", "gelu")),
+    *(linear_case(6, 20, 33, activation=kind) for kind in ("relu6", "gelu_tanh", "silu", "sigmoid", "tanh")),
+    *(linear_case(6, 20, 33, activation=kind) for kind in ("hardsigmoid", "hardswish", "mish")),
+    linear_case(0, 5, 4),
+    linear_case(3, 5, 0),
     # A classifier head.
-    _linear(4, 1000, 96),
+    linear_case(4, 1000, 96),
     _case("linear", "3d", lambda make: ((make(2, 9, 48), make(64, 48), make(64)), {}), 48, 64),
     _case("linear", "vector", lambda make: ((make(40), make(20, 40), make(20)), {}), 40, 20),
     _case(

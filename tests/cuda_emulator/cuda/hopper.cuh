@@ -6,6 +6,8 @@
 
 namespace dlperf::cuda {
 
+constexpr bool kIsPortable = true;
+
 struct alignas(64) TensorMap {
     TensorMapParameters parameters;
 };
@@ -81,8 +83,14 @@ inline void load_box(uint32_t to, const TensorMap& map, uint32_t barrier, const 
 inline void barrier_arrive(uint32_t barrier) {
     detail::arrive(barrier, 0);
 }
+inline void barrier_arrive(uint32_t barrier, int rank) {
+    emulator::at_rank(rank, [&] { detail::arrive(barrier, 0); });
+}
 inline void barrier_expect(uint32_t barrier, int bytes) {
     detail::arrive(barrier, bytes);
+}
+inline void cluster_sync() {
+    emulator::meet(emulator::cluster_meeting, int(emulator::cluster.size() * blockDim.x));
 }
 
 inline void barrier_wait(uint32_t barrier, uint32_t parity) {
@@ -123,6 +131,16 @@ inline void load_pixels(uint32_t to, const TensorMap& map, uint32_t barrier, int
     detail::arrived(barrier, int(p.pixels) * 128);
 }
 
+inline void load_box_to_all(uint32_t to, const TensorMap& map, uint32_t barrier, int blocks, int c0, int c1, int c2) {
+    for (int rank = 0; rank < blocks; ++rank) emulator::at_rank(rank, [&] { load_box(to, map, barrier, c0, c1, c2); });
+}
+
+inline void load_pixels_to_all(uint32_t to, const TensorMap& map, uint32_t barrier, int blocks, int c, int w, int h,
+                               int n, int offset_w, int offset_h) {
+    for (int rank = 0; rank < blocks; ++rank)
+        emulator::at_rank(rank, [&] { load_pixels(to, map, barrier, c, w, h, n, offset_w, offset_h); });
+}
+
 inline void prefetch_map(const TensorMap&) {}
 
 template <int Registers>
@@ -130,6 +148,12 @@ inline void take_registers() {}
 
 template <int Registers>
 inline void give_registers() {}
+
+inline void arrive_threads(int number, int threads) {
+    emulator::Meeting& m = emulator::block->meeting[number];
+    emulator::progress();
+    if (++m.arrived == threads) m.arrived = 0, ++m.generation;
+}
 
 inline void sync_threads(int number, int threads) {
     emulator::meet(emulator::block->meeting[number], threads);

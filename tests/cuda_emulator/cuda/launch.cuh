@@ -10,10 +10,11 @@ namespace dlperf::cuda {
 
 constexpr const char* kToolkit = "emulated";
 
-template <auto Kernel, class... Arguments>
+template <auto Kernel, int Cluster = 1, class... Arguments>
 void launch(const char*, const std::string&, int64_t blocks, int threads, int shared_bytes, void*,
             const Arguments&... arguments) {
-    emulator::launch(int(blocks), threads, shared_bytes, [&] { Kernel(arguments...); });
+    if (blocks % Cluster != 0) throw LaunchError("the grid is not of whole clusters");
+    emulator::launch(int(blocks), threads, shared_bytes, Cluster, [&] { Kernel(arguments...); });
 }
 
 inline std::string find_device_error() {

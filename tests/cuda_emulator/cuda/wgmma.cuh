@@ -1,4 +1,5 @@
-// csrc/cuda/wgmma.cuh on the emulator: descriptors are decoded, products are done at once.
+// csrc/cuda/wgmma.cuh on the emulator: descriptors are decoded. Products are done as late as allowed, by the wait for
+// them, so that operands which are overwritten too early and results which are used too early show.
 #pragma once
 
 #include "cuda/descriptor.h"
@@ -7,9 +8,19 @@
 namespace dlperf::cuda {
 
 inline void products_fence() {}
-inline void products_commit() {}
+inline void products_commit() {
+    emulator::Fiber& f = emulator::block->fibers[emulator::block->current];
+    f.products.push_back(std::move(f.open_products));
+    f.open_products.clear();
+}
 template <int Pending>
-inline void products_wait() {}
+inline void products_wait() {
+    emulator::Fiber& f = emulator::block->fibers[emulator::block->current];
+    while (f.products.size() > size_t(Pending)) {
+        for (const auto& product : f.products.front()) product();
+        f.products.pop_front();
+    }
+}
 template <int Count>
 inline void pin(float (&)[Count]) {}
 template <int Count>
@@ -30,8 +41,12 @@ inline float value_at(uint64_t d, int index, int k) {
     return to_float(T{bits});
 }
 
+inline void later(std::function<void()> product) {
+    emulator::block->fibers[emulator::block->current].open_products.push_back(std::move(product));
+}
+
 template <class T, int N, Major MajorB, class ValueA>
-inline void products(float (&d)[N / 2], uint64_t b, bool accumulate, const ValueA& a_at) {
+inline void products(float* d, uint64_t b, bool accumulate, const ValueA& a_at) {
     const int g = emulator::lane() / 4, t = emulator::lane() % 4;
     float a[2][16];
     for (int half = 0; half < 2; ++half)
@@ -54,17 +69,24 @@ inline void products(float (&d)[N / 2], uint64_t b, bool accumulate, const Value
 
 template <class T, int N, Major MajorA, Major MajorB>
 inline void products(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) {
-    const int first = emulator::warp() % 4 * 16;
-    detail::products<T, N, MajorB>(d, b, accumulate,
-                                   [&](int row, int k) { return detail::value_at<T, MajorA>(a, first + row, k); });
+    float* to = d;
+    detail::later([=] {
+        const int first = emulator::warp() % 4 * 16;
+        detail::products<T, N, MajorB>(to, b, accumulate,
+                                       [&](int row, int k) { return detail::value_at<T, MajorA>(a, first + row, k); });
+    });
 }
 
 template <class T, int N, Major MajorB>
 inline void products(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
-    for (int i = 0; i < 4; ++i) emulator::slot(emulator::lane())[i] = a[i];
-    emulator::meet_warp();
-    detail::products<T, N, MajorB>(d, b, accumulate, [&](int row, int k) { return fragment_a<T>(row, k); });
-    emulator::meet_warp();
+    float* to = d;
+    const uint32_t* from = a;  // the registers themselves: they are read until the wait
+    detail::later([=] {
+        for (int i = 0; i < 4; ++i) emulator::slot(emulator::lane())[i] = from[i];
+        emulator::meet_warp();
+        detail::products<T, N, MajorB>(to, b, accumulate, [&](int row, int k) { return fragment_a<T>(row, k); });
+        emulator::meet_warp();
+    });
 }
 
 }  // namespace dlperf::cuda
