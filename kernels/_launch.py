@@ -16,6 +16,8 @@ import torch
 import triton
 from torch import Tensor
 
+from . import _direct
+
 INTERPRETED: bool = triton.knobs.runtime.interpret
 
 # Every kernel by name.
@@ -73,13 +75,16 @@ class Kernel:
                     self._launch(device.index, grid, args, constants, num_warps, num_stages)
 
     def _launch(self, device: int, grid, args, constants, num_warps, num_stages) -> None:
-        """Through the compiled kernel where this signature has one: triton's own binder costs several times as much."""
+        """Through the compiled kernel where this signature has one and :mod:`._direct` found that to work: triton's own
+        binder costs several times as much."""
         ordered = tuple(constants[name] for name in self.constant_names)
         key = (device, num_warps, num_stages, ordered, *map(specialization, args))
         compiled = self._compiled.get(key)
         if compiled is None:
             options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
-            self._compiled[key] = self.jit[grid](*args, **options, **constants)
+            compiled = self.jit[grid](*args, **options, **constants)
+            if _direct.works():
+                self._compiled[key] = compiled
         else:
             compiled[(*grid, 1, 1)[:3]](*args, *ordered)
 

@@ -7,8 +7,10 @@ Ahead-of-time compilation itself is ``make aot``.
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,10 @@ import torch
 import dlperf
 from dlperf.nn import functional as F
 
-pytest.importorskip("triton", reason="triton is not installed")
+triton = pytest.importorskip("triton", reason="triton is not installed")
 
 from dlperf.backends import triton as backend
-from dlperf.kernels import _launch, _short_attention, _tune, aot, attention, conv, matmul, verified
+from dlperf.kernels import _direct, _launch, _short_attention, _tune, aot, aot_cases, attention, conv, matmul, verified
 
 ROOT = Path(__file__).parent.parent
 
@@ -121,26 +123,146 @@ def test_a_misaligned_tensor_is_another_variant():
     assert _launch.specialization(aligned) != _launch.specialization(shifted)
 
 
-def test_a_compiled_variant_is_launched_directly(monkeypatch):
-    """The second call of a signature does not go through triton's binder; another signature does."""
-    kernel = _launch.KERNELS["add.add_kernel"]
-    launched = []
+class _Jit:
+    """Stands for a triton.jit function: notes its launches, and those of the compiled kernels that it returns."""
 
-    class Compiled:
-        def __getitem__(self, grid):
-            return lambda *args: launched.append(("direct", grid, len(args)))
+    def __init__(self, compiled=lambda grid, *args: None, binder=lambda *args: None):
+        self.launched, self.compiled, self.binder = [], compiled, binder
 
-    class Jit:
-        def __getitem__(self, grid):
-            return lambda *args, **kwargs: launched.append(("binder", grid, len(args))) or Compiled()
+    def __getitem__(self, grid):
+        jit = self
 
-    monkeypatch.setattr(kernel, "jit", Jit())
+        class Compiled:
+            def __getitem__(self, grid):
+                return lambda *args: jit.launched.append(("direct", grid, len(args))) or jit.compiled(grid, *args)
+
+        def launch(*args, **_):
+            jit.launched.append(("binder", grid, len(args)))
+            jit.binder(*args)
+            return Compiled()
+
+        return launch
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """A process that has launched nothing, as far as direct launches go."""
+    monkeypatch.setattr(_direct, "_checked", False)
+    monkeypatch.setattr(_direct, "_reason", None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    monkeypatch.setattr(_direct, "_try", partial(lambda attempt, device: attempt(torch.device("cpu")), _direct._try))
+    return monkeypatch
+
+
+def _probe(x, absent, y, one, n, scale, *rest):
+    y[:n] = x[:n] * scale + one + 3
+
+
+def _add_three_times(monkeypatch):
+    kernel, jit = _launch.KERNELS["add.add_kernel"], _Jit()
+    monkeypatch.setattr(kernel, "jit", jit)
     monkeypatch.setattr(kernel, "_compiled", {})
     x = torch.zeros(64)
-    constants = {"KIND": "none", "BLOCK": 2048}
     for n in (64, 64, 63):
-        kernel._launch(0, (1,), (x, x, x, n, 1.0), constants, 4, 2)
-    assert launched == [("binder", (1,), 5), ("direct", (1, 1, 1), 7), ("binder", (1,), 5)]
+        kernel._launch(0, (1,), (x, x, x, n, 1.0), {"KIND": "none", "BLOCK": 2048}, 4, 2)
+    return jit.launched
+
+
+def test_a_compiled_variant_is_launched_directly(unchecked):
+    """The second call of a signature does not go through triton's binder; another signature does."""
+    unchecked.setattr(_direct, "probe_kernel", _Jit(lambda grid, *args: _probe(*args), _probe))
+    assert _add_three_times(unchecked) == [("binder", (1,), 5), ("direct", (1, 1, 1), 7), ("binder", (1,), 5)]
+    assert _direct.why_not() is None
+
+
+def _refuses(grid, *args):
+    raise TypeError("launch() takes 1 argument")
+
+
+@pytest.mark.parametrize(
+    "compiled, reason",
+    [
+        (_refuses, "TypeError: launch.* takes 1 argument"),
+        (lambda grid, x, absent, y, one, n, scale, *rest: _probe(x, absent, y, 2, n, scale), "wrong result"),
+        (lambda grid, x, absent, y, one, n, scale, *rest: _probe(x, absent, y, one, 64, scale), "wrong result"),
+        (lambda grid, *args: None, "wrong result"),
+    ],
+    ids=["refuses", "other values", "writes too much", "does nothing"],
+)
+def test_where_the_direct_launch_has_changed_the_binder_serves(unchecked, a_card, compiled, reason):
+    unchecked.setattr(_direct, "probe_kernel", _Jit(compiled, _probe))
+    assert _add_three_times(unchecked) == [("binder", (1,), 5)] * 3
+    assert re.search(reason, _direct.why_not())
+    unchecked.setattr(verified, "why_not", lambda family, device: None)
+    if not _launch.INTERPRETED:
+        assert re.search("^available; every launch goes through triton's binder.*" + reason, backend.state())
+
+
+def test_a_launch_that_returns_no_kernel_goes_through_the_binder_again(unchecked):
+    class Empty:
+        def __getitem__(self, grid):
+            return lambda *args, **_: None
+
+    unchecked.setattr(_direct, "probe_kernel", Empty())
+    assert _add_three_times(unchecked) == [("binder", (1,), 5)] * 3
+    assert "NoneType" in _direct.why_not()
+
+
+def test_the_direct_launch_is_not_tried_while_a_graph_is_captured(unchecked):
+    unchecked.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    unchecked.setattr(_direct, "probe_kernel", None)
+    assert _add_three_times(unchecked) == [("binder", (1,), 5)] * 3
+    unchecked.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    unchecked.setattr(_direct, "probe_kernel", _Jit(lambda grid, *args: _probe(*args), _probe))
+    assert _direct.works()
+
+
+class _Driver:
+    """A GPU of compute capability 9.0, as far as triton asks: launches are noted, nothing runs."""
+
+    def __init__(self, launched):
+        self.utils = self
+        self.launcher_cls = lambda source, metadata: lambda *args: launched.append(args)
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 1234
+
+    def get_device_properties(self, device):
+        return {"max_shared_mem": aot.SHARED_LIMIT[90]}
+
+    def load_binary(self, name, binary, shared, device):
+        return "module", f"function {name}", 32, 0, 1024
+
+
+@pytest.mark.parametrize("name", ["add.add_kernel", "dropout.dropout_kernel", "matmul.persistent_kernel"])
+def test_the_direct_launch_hands_over_what_tritons_binder_does(shipped, name, monkeypatch):
+    """The installed triton, compiling and launching for a driver that only notes what reaches it."""
+    with _launch.recording(90) as launches:
+        aot_cases.call_every_launcher()
+    launch = next(one for one in launches if one.kernel.name == name)
+    noted, options = [], {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    monkeypatch.setattr("triton.runtime.driver._active", _Driver(noted))
+    monkeypatch.setattr(_direct, "works", lambda: True)
+    monkeypatch.setattr(launch.kernel, "_compiled", {})
+    monkeypatch.setattr(launch.kernel, "jit", triton.jit(launch.kernel.jit.fn))  # with no compiled kernels yet
+    for _ in range(2):
+        launch.kernel._launch(0, (5,), launch.args, launch.constants, *options.values())
+    bound, direct = noted
+    assert len(launch.kernel._compiled) == 1
+    assert bound[:3] == (5, 1, 1) and f"function {name.partition('.')[2]}" in bound
+    for a, b in zip(bound, direct, strict=True):  # but for the description of the launch, which profilers read
+        assert a is b or a == b or type(a).__name__ == type(b).__name__ == "LazyDict"
 
 
 def test_cpu_tensors_are_declined_with_the_reason():
