@@ -25,6 +25,7 @@ KERNELS: dict[str, Kernel] = {}
 
 _recorder: list[Launch] | None = None
 _forced_capability: int | None = None
+_with_candidates = False
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,16 @@ class Kernel:
         key = (device, num_warps, num_stages, ordered, *map(specialization, args))
         compiled = self._compiled.get(key)
         if compiled is None:
-            options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
-            compiled = self.jit[grid](*args, **options, **constants)
+            compiled = self.jit[grid](*args, **options(num_warps, num_stages), **constants)
             if _direct.works():
                 self._compiled[key] = compiled
         else:
             compiled[(*grid, 1, 1)[:3]](*args, *ordered)
+
+
+def options(num_warps: int, num_stages: int) -> dict:
+    """What triton is told beside the arguments."""
+    return {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
 
 
 def specialization(arg):
@@ -109,16 +114,16 @@ def kernel(*, hot: bool = True, products: bool = False) -> Callable[[Callable], 
 
 
 @contextlib.contextmanager
-def recording(capability: int) -> Iterator[list[Launch]]:
-    """Collects launches, as a device of this compute capability (80, 90, ...) would get them, instead of running
-    them."""
-    global _recorder, _forced_capability
-    before = _recorder, _forced_capability
-    _recorder, _forced_capability = [], capability
+def recording(capability: int | None, candidates: bool = True) -> Iterator[list[Launch]]:
+    """Collects launches instead of running them, as a device of this compute capability (80, 90, ...) would get them,
+    or with None the tensors' own. candidates: also those that a search of configurations would try."""
+    global _recorder, _forced_capability, _with_candidates
+    before = _recorder, _forced_capability, _with_candidates
+    _recorder, _forced_capability, _with_candidates = [], capability, candidates
     try:
         yield _recorder
     finally:
-        _recorder, _forced_capability = before
+        _recorder, _forced_capability, _with_candidates = before
 
 
 @contextlib.contextmanager
@@ -134,6 +139,10 @@ def as_capability(value: int) -> Iterator[None]:
 
 def is_recording() -> bool:
     return _recorder is not None
+
+
+def records_candidates() -> bool:
+    return _recorder is not None and _with_candidates
 
 
 def capability(device: torch.device) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import triton
 
-from ._launch import INTERPRETED, is_recording
+from ._launch import INTERPRETED, is_recording, records_candidates
 
 SEARCHES = os.environ.get("DLPERF_AUTOTUNE", "") not in ("", "0")
 _MILLISECONDS = 20  # of each candidate
@@ -45,7 +45,7 @@ def choose(
     device: torch.device, problem: str, default: tuple, candidates: Sequence[tuple], run: Callable[[tuple], None]
 ) -> tuple:
     """The configuration of this problem; ``run(configuration)`` launches it, and may run many times."""
-    if is_recording():  # all of them ship
+    if records_candidates():  # all of them ship
         for candidate in candidates:
             if candidate != default:
                 run(candidate)
@@ -56,7 +56,7 @@ def choose(
     if problem in found:
         known = tuple(found[problem])
         return known if known in candidates else default
-    if not SEARCHES or torch.cuda.is_current_stream_capturing():
+    if not SEARCHES or is_recording() or torch.cuda.is_current_stream_capturing():
         return default
     times, start = {}, time.monotonic()
     for candidate in dict.fromkeys((default, *candidates)):

@@ -21,8 +21,20 @@ from dlperf.nn import functional as F
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
-from dlperf.backends import triton as backend
-from dlperf.kernels import _direct, _launch, _short_attention, _tune, aot, aot_cases, attention, conv, matmul, verified
+from dlperf.backends import triton as backend  # noqa: E402
+from dlperf.kernels import (  # noqa: E402
+    _direct,
+    _launch,
+    _short_attention,
+    _tune,
+    aot,
+    aot_cases,
+    attention,
+    conv,
+    matmul,
+    precompile,
+    verified,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -220,23 +232,13 @@ def test_the_direct_launch_is_not_tried_while_a_graph_is_captured(unchecked):
     assert _direct.works()
 
 
-class _Driver:
+class _Driver(precompile.TargetDriver):
     """A GPU of compute capability 9.0, as far as triton asks: launches are noted, nothing runs."""
 
     def __init__(self, launched):
+        super().__init__(90)
         self.utils = self
         self.launcher_cls = lambda source, metadata: lambda *args: launched.append(args)
-
-    def get_current_target(self):
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device):
-        return 1234
 
     def get_device_properties(self, device):
         return {"max_shared_mem": aot.SHARED_LIMIT[90]}
@@ -251,18 +253,40 @@ def test_the_direct_launch_hands_over_what_tritons_binder_does(shipped, name, mo
     with _launch.recording(90) as launches:
         aot_cases.call_every_launcher()
     launch = next(one for one in launches if one.kernel.name == name)
-    noted, options = [], {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    noted = []
     monkeypatch.setattr("triton.runtime.driver._active", _Driver(noted))
     monkeypatch.setattr(_direct, "works", lambda: True)
     monkeypatch.setattr(launch.kernel, "_compiled", {})
     monkeypatch.setattr(launch.kernel, "jit", triton.jit(launch.kernel.jit.fn))  # with no compiled kernels yet
     for _ in range(2):
-        launch.kernel._launch(0, (5,), launch.args, launch.constants, *options.values())
+        launch.kernel._launch(0, (5,), launch.args, launch.constants, launch.num_warps, launch.num_stages)
     bound, direct = noted
-    assert len(launch.kernel._compiled) == 1
+    (compiled,) = launch.kernel._compiled.values()
+    compiled.module = None  # nothing was loaded, so nothing is to be unloaded
     assert bound[:3] == (5, 1, 1) and f"function {name.partition('.')[2]}" in bound
     for a, b in zip(bound, direct, strict=True):  # but for the description of the launch, which profilers read
         assert a is b or a == b or type(a).__name__ == type(b).__name__ == "LazyDict"
+    # What is compiled beforehand is what this launch looks for in triton's cache.
+    monkeypatch.setattr(launch.kernel, "jit", triton.jit(launch.kernel.jit.fn))
+    assert precompile.compile_for(90, aot.variant_of(launch)).hash == compiled.hash
+
+
+def test_arguments_to_compile_with_are_what_the_variants_were_made_of(shipped):
+    for variant in shipped[80]:
+        arguments = tuple(map(precompile.argument, variant.types, variant.ones, variant.multiples))
+        launch = _launch.Launch(_launch.KERNELS[variant.kernel], arguments, dict(variant.constants), 4, 2)
+        made = aot.variant_of(launch)
+        assert (made.types, made.ones, made.multiples) == (variant.types, variant.ones, variant.multiples)
+
+
+def test_what_fails_to_compile_beforehand_is_left_to_its_launch(shipped):
+    variant = next(v for v in shipped[90] if v.kernel == "activation.forward_kernel")
+    wrong = dataclasses.replace(variant, constants=(("KIND", "no such kind"), ("BLOCK", 2048)))
+    driver = triton.runtime.driver._active
+    try:
+        assert precompile.compile_for(90, wrong) is None
+    finally:
+        triton.runtime.driver._active = driver
 
 
 def test_cpu_tensors_are_declined_with_the_reason():

@@ -80,6 +80,12 @@ def _call(case: Case, args: tuple, kwargs: dict, backend: str, with_gradients: b
     return outputs, gradients, state, calls
 
 
+def call_case(case: Case, dtype: torch.dtype, backend: str, device: str = "cpu", seed: int = 0) -> None:
+    """Forward and gradients, compared with nothing."""
+    args, kwargs = case.make(Maker(dtype, device, seed))
+    _call(case, args, kwargs, backend, case.gradients)
+
+
 def _cotangent(output: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     values = torch.randn(output.shape, generator=generator, dtype=torch.float64)

@@ -7,7 +7,7 @@ import torch
 
 import dlperf
 from dlperf.diffusion.functional import ddpm_step
-from dlperf.kernels import _launch, _moments, conv, layer_norm, matmul, softmax
+from dlperf.kernels import _launch, _moments, conv, dropout, layer_norm, matmul, precompile, softmax
 from dlperf.kernels import attention as attention_kernels
 from dlperf.nn import functional as F
 from dlperf.ops.attention import attention, attention_bwd
@@ -141,6 +141,13 @@ def test_rows_without_keys_are_zero_and_their_gradients_too():
     out = F.scaled_dot_product_attention(q, k, v, torch.zeros(5, 5, dtype=torch.bool))
     grads = torch.autograd.grad(out.sum(), (q, k, v))
     assert not out.any() and not any(g.any() for g in grads)
+
+
+def test_launches_of_cases_are_noted_and_not_run(monkeypatch):
+    monkeypatch.setattr(dropout.dropout_kernel, "jit", None)
+    found = precompile.launched_by_cases(["dropout"], "cpu")
+    assert {v.kernel for v in found} == {"dropout.dropout_kernel"}
+    assert {"fp32", "fp16"} <= {d for v in found for d in v.dtypes}
 
 
 def test_in_place_activation():
