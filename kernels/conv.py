@@ -28,10 +28,13 @@ from ._launch import INTERPRETED, capability, cdiv, kernel, multiprocessors, pow
 from ._moments import Moments, store_moments
 from ._products import NARROW, convolution_precision, finish, tile_of, within
 from ._tune import choose
-from .matmul import Operand, join_kernel, product
+from .matmul import Operand, join_kernel, other_splits, product
 
 _LAST = torch.channels_last
 _GROUP_M = 8
+# Parts of a reduction: over taps and channels, and over pixels.
+_MOST_SPLIT = 16
+_MOST_WEIGHT_SPLIT = 64
 
 
 class Geometry(NamedTuple):
@@ -360,12 +363,13 @@ def _configure(x: Tensor, rows: int, columns: int, depth: int, copies: int, most
     return block_m, block_n, block_k, warps, stages, split
 
 
-def _tuned(x: Tensor, problem: str, default: tuple, run) -> None:
+def _tuned(x: Tensor, problem: str, default: tuple, most_split: int, run) -> None:
     if INTERPRETED:
         run(default)
         return
     candidates = CONFIGURATIONS.get((90 if capability(x.device) >= 90 else 80, x.itemsize), CONFIGURATIONS[80, 4])
     narrow = [(*c[:1], min(c[1], default[1]), *c[2:], default[5]) for c in candidates]
+    narrow += other_splits(default, most_split)
     run(choose(x.device, f"{problem} {x.dtype}", default, narrow, run))
 
 
@@ -448,7 +452,7 @@ def _forward(x: Tensor, weight: Tensor, bias, residual, y: Tensor, g: Geometry, 
         if moments is not None:
             moments.join() if split == 1 else moments.of(y, m)
 
-    _tuned(x, f"conv forward {tuple(g)}", _configure(x, m, k_g, depth, g.groups, 16), run)
+    _tuned(x, f"conv forward {tuple(g)}", _configure(x, m, k_g, depth, g.groups, _MOST_SPLIT), _MOST_SPLIT, run)
 
 
 def _input(gy: Tensor, weight: Tensor, bias, gx: Tensor, g: Geometry, kind: str) -> None:
@@ -484,7 +488,9 @@ def _input(gy: Tensor, weight: Tensor, bias, gx: Tensor, g: Geometry, kind: str)
             _join(out, bias, None, gx, g.n * g.h * g.w, g.c, split, kind)
 
     depth = cdiv(g.r, steps[0]) * cdiv(g.s, steps[1]) * k_g
-    _tuned(gy, f"conv input {tuple(g)}", _configure(gy, rows, c_g, depth, g.groups * phases, 16), run)
+    _tuned(
+        gy, f"conv input {tuple(g)}", _configure(gy, rows, c_g, depth, g.groups * phases, _MOST_SPLIT), _MOST_SPLIT, run
+    )
 
 
 def conv2d(x, weight, bias, residual, stride, padding, dilation, groups, activation):
@@ -553,5 +559,11 @@ def conv2d_bwd_weight(gy, x, weight_size, stride, padding, dilation, groups, cha
         if split > 1:
             _join(out, None, None, target, g.k, width, split, "none")
 
-    _tuned(x, f"conv weight {tuple(g)}", _configure(x, k_g, width, pixels, g.groups, 64), run)
+    _tuned(
+        x,
+        f"conv weight {tuple(g)}",
+        _configure(x, k_g, width, pixels, g.groups, _MOST_WEIGHT_SPLIT),
+        _MOST_WEIGHT_SPLIT,
+        run,
+    )
     return _into(gw, target)

@@ -24,6 +24,7 @@ from ._products import NARROW, finish, precision, tile_of, within
 from ._tune import choose
 
 _GROUP_M = 8
+MOST_SPLIT = 32
 
 
 @kernel(products=True)
@@ -261,9 +262,15 @@ def configure(chip: int, processors: int, itemsize: int, batch: int, m: int, n: 
         )
     tiles = batch * cdiv(m, best[0]) * cdiv(n, best[1])
     split = 1
-    while tiles * split * 2 <= processors * 2 and k >= best[2] * 4 * split * 2 and split < 32:
+    while tiles * split * 2 <= processors * 2 and k >= best[2] * 4 * split * 2 and split < MOST_SPLIT:
         split *= 2
     return (*best, split)
+
+
+def other_splits(configuration: tuple, most: int) -> list[tuple]:
+    """Half and twice the parts of a split reduction: how many pay depends on what joining them costs."""
+    *tile, split = configuration
+    return [(*tile, s) for s in (split // 2, split * 2) if split > 1 and s <= most]
 
 
 def _wants_persistent(chip: int, processors: int, a: Tensor, b: Tensor, x: Operand, y: Operand) -> bool:
@@ -351,7 +358,7 @@ def product(
         run(default)
         return
     problem = f"matmul {a.dtype} {how} {outer * inner} {power_of_two(m)} {n} {k} {x.stride[3] == 1} {y.stride[2] == 1}"
-    candidates = [(*c, default[5]) for c in _candidates(chip, a.itemsize)]
+    candidates = [(*c, default[5]) for c in _candidates(chip, a.itemsize)] + other_splits(default, MOST_SPLIT)
     run(choose(a.device, problem, default, candidates, run))
 
 
