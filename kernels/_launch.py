@@ -19,6 +19,7 @@ from torch import Tensor
 from . import _direct
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
+TRITON = tuple(map(int, triton.__version__.split(".")[:2]))  # (3, 6)
 
 # Every kernel by name.
 KERNELS: dict[str, Kernel] = {}

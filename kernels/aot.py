@@ -226,12 +226,27 @@ def _table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _with_triton(version: str, arguments: list[str]) -> int:
+    """The same in a process with another triton, which pip puts into build/."""
+    folder = Path("build") / f"triton-{version}"
+    if not folder.exists():
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+        subprocess.run([*install, f"triton=={version}"], check=True)
+    path = os.pathsep.join(filter(None, (str(folder.resolve()), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "dlperf.kernels.aot", *arguments]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}).returncode
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="aot", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="write the table to this file")
     parser.add_argument("--kernel", help="only kernels whose name contains this")
     parser.add_argument("--list", action="store_true", help="list the variants, compile nothing")
+    parser.add_argument("--triton", metavar="VERSION", help="with this triton instead; no table is written")
     args = parser.parse_args(argv)
+    if args.triton:
+        chosen = ["--kernel", args.kernel] if args.kernel else []
+        return _with_triton(args.triton, [*chosen, *(["--list"] if args.list else [])])
     if INTERPRETED:
         print("aot: unset TRITON_INTERPRET: interpreted kernels can't be compiled", file=sys.stderr)
         return 2
@@ -254,7 +269,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.out:
         args.out.write_text(_table(rows))
     print(
-        f"{len(rows)} compiled, {len(failed)} failed, {len(missing)} never launched; {time.monotonic() - start:.0f} s"
+        f"triton {triton.__version__}: {len(rows)} compiled, {len(failed)} failed, {len(missing)} never launched; "
+        f"{time.monotonic() - start:.0f} s"
     )
     return 1 if failed or missing else 0
 

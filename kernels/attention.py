@@ -21,12 +21,13 @@ from dlperf.ops.attention import attention_bwd_empty, attention_empty
 
 from . import _short_attention
 from ._attention_math import exp, kept, probabilities, put, put_scores, put_statistics, scores, turned, upright
-from ._launch import INTERPRETED, capability, cdiv, kernel, multiprocessors, power_of_two
+from ._attention_plan import configurations, few_keys, tile_constants
+from ._launch import INTERPRETED, cdiv, kernel, multiprocessors, power_of_two
 from ._products import NARROW, precision
-from ._short_attention import tiles
 from ._tune import choose
 
 _LOG2_E = 1.4426950408889634
+_MASKS = {torch.bool: "bool"}
 
 
 @triton.jit
@@ -213,66 +214,6 @@ def queries_kernel(
     put(gq + batch * gq_b + head * gq_h, acc * out_scale, first_row, queries, gq_row, e, BLOCK_M, E)
 
 
-# (BLOCK_M, BLOCK_N, warps, stages) by (direction, capability, bytes of an element, padded head dimension).
-# Chosen by the ahead-of-time table; not yet measured on a GPU.
-CONFIGURATIONS = {
-    ("forward", 90, 2, 64): ((128, 64, 4, 3), (64, 64, 4, 3)),
-    ("forward", 90, 2, 128): ((128, 64, 8, 3), (64, 64, 4, 2)),
-    ("forward", 80, 2, 64): ((128, 64, 8, 2),),
-    ("forward", 80, 2, 128): ((128, 32, 8, 2),),
-    ("forward", 80, 2, 256): ((64, 32, 8, 1),),
-    ("forward", 80, 4, 64): ((64, 32, 4, 1),),
-    ("forward", 80, 4, 128): ((32, 32, 8, 1),),
-    ("forward", 80, 4, 256): ((32, 16, 8, 1),),
-    ("backward", 90, 2, 64): ((64, 64, 4, 2), (64, 64, 8, 2)),
-    ("backward", 90, 2, 128): ((64, 64, 8, 2),),
-    ("backward", 80, 2, 64): ((64, 32, 8, 1),),
-    ("backward", 80, 2, 128): ((32, 64, 8, 1),),
-    ("backward", 80, 2, 256): ((32, 32, 8, 1),),
-    ("backward", 80, 4, 64): ((32, 32, 4, 1),),
-    ("backward", 80, 4, 128): ((16, 32, 8, 1),),
-    ("backward", 80, 4, 256): ((16, 16, 8, 1),),
-}
-# A mask's addresses and dropout's words take the registers of half a tile.
-WITH_MASK_OR_DROPOUT = {"forward": (64, 64, 8, 1), "backward": (64, 32, 8, 1)}
-_MASKS = {torch.bool: "bool"}
-
-
-def _configurations(direction: str, q: Tensor, constants: dict) -> tuple[tuple, ...]:
-    if INTERPRETED:
-        return ((64, 64, 4, 2),)
-    width = max(constants["E"], constants["EV"])
-    if q.itemsize == 2 and width <= 128 and (constants["DROPOUT"] or constants["MASK"] != "none"):
-        return (WITH_MASK_OR_DROPOUT[direction],)
-    key = (q.itemsize, max(64, width))
-    hopper = CONFIGURATIONS.get((direction, 90, *key)) if capability(q.device) // 10 == 9 else None
-    return hopper or CONFIGURATIONS[(direction, 80, *key)]
-
-
-# Of _short_attention's kernels: (most keys, capabilities, *(BLOCK_M, warps)), fewest keys first, for heads of up to
-# SHORT_HEAD. What was compiled ahead of time without spills; not yet measured on a GPU.
-SHORT = {
-    "forward": ((64, (80, 90), (64, 4)), (272, (80, 90), (64, 4)), (640, (90,), (64, 8))),
-    "backward": ((64, (80, 90), (64, 4)), (208, (90,), (64, 4))),
-}
-SHORT_HEAD = 64
-
-
-def _few(direction: str, q: Tensor, k: Tensor, constants: dict) -> tuple[tuple[int, int], ...]:
-    """(BLOCK_M, warps) of the kernels for few keys, best first; none where they do not take the call."""
-    if max(constants["E"], constants["EV"]) > SHORT_HEAD or (q.itemsize == 4 and not INTERPRETED):
-        return ()
-    keys, chip = k.shape[2], 90 if INTERPRETED else capability(q.device) // 10 * 10
-    # A mask's addresses and dropout's words have no room beside more scores.
-    plain = constants["MASK"] == "none" and not constants["DROPOUT"]
-    found = next((c for most, chips, *c in SHORT[direction] if keys <= most and chip in chips), ())
-    return tuple(found) if plain or keys <= SHORT[direction][0][0] or INTERPRETED else ()
-
-
-def _tiles(keys: int) -> dict:
-    return dict(zip(("N0", "N1", "N2"), tiles(keys), strict=True))
-
-
 def _near(x: Tensor) -> Tensor:
     """x with its last dimension contiguous and rows no farther apart than 32-bit offsets of a tile reach."""
     return x if (x.stride(3) == 1 or x.shape[3] <= 1) and x.stride(2) <= NARROW else x.contiguous()
@@ -317,7 +258,7 @@ def attention(
     mask = _near_mask(mask)
     sizes, m, inner_scale, keep, constants = _common(q, k, v, mask, causal, scale, dropout_p)
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *m, *out.stride()[:3])
-    few = _few("forward", q, k, constants)
+    few = few_keys("forward", q, k, constants)
 
     def run(configuration: tuple) -> None:
         if configuration in few:
@@ -328,7 +269,7 @@ def attention(
                 *(q, k, v, mask, rng, out, stats, *sizes, *strides, inner_scale, *keep),
                 **constants,
                 BLOCK_M=block_m,
-                **_tiles(k.shape[2]),
+                **tile_constants(k.shape[2]),
                 num_warps=warps,
             )
             return
@@ -343,7 +284,7 @@ def attention(
             num_stages=stages,
         )
 
-    candidates = (*few, *_configurations("forward", q, constants))
+    candidates = (*few, *configurations("forward", q, constants))
     problem = f"attention forward {_problem(q, sizes, constants)}"
     run(choose(q.device, problem, candidates[0], candidates, run))
     return out, stats
@@ -377,12 +318,12 @@ def attention_bwd(
     sizes, m, inner_scale, keep, constants = _common(q, k, v, mask, causal, scale, dropout_p)
     pairs, queries, keys = q.shape[0] * q.shape[1], q.shape[2], k.shape[2]
     kv_pairs = k.shape[0] * k.shape[1]
-    few = _few("backward", q, k, constants)
+    few = few_keys("backward", q, k, constants)
     if not INTERPRETED and kv_pairs < multiprocessors(q.device):
         few = ()  # its one program a head of keys would leave the card idle
     scales = (inner_scale, scale, *keep)
     problem = _problem(q, sizes, constants)
-    candidates = _configurations("backward", q, constants)
+    candidates = configurations("backward", q, constants)
 
     def score_gradient(make) -> Tensor | None:
         """A matrix of scores anyway, unless the mask is broadcast."""
@@ -397,7 +338,7 @@ def attention_bwd(
             *(go, q, k, v, mask, rng, out, stats, gq, gk, gv, d_scores, *sizes, *strides, *scales),
             **constants,
             BLOCK_M=configuration[0],
-            **_tiles(keys),
+            **tile_constants(keys),
             num_warps=configuration[1],
         )
         return d_scores

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dlperf.ops.matmul import bmm_empty, linear_empty
 
-from ._launch import INTERPRETED, capability, cdiv, kernel, multiprocessors, power_of_two
+from ._launch import INTERPRETED, TRITON, capability, cdiv, kernel, multiprocessors, power_of_two
 from ._moments import Moments, store_moments
 from ._products import NARROW, finish, precision, tile_of, within
 from ._tune import choose
@@ -240,7 +240,6 @@ FEW_ROWS = {2: (16, 128, 64, 4, 4), 4: (16, 64, 32, 4, 3)}
 PERSISTENT = ((128, 128, 64, 4, 3, True), (128, 128, 64, 8, 4, False))
 # By capability, the first triton that was seen to specialize: 3.6 fails to compile it for 10.0.
 _SPECIALIZES = {90: (3, 6), 100: (3, 8)}
-_TRITON = tuple(map(int, triton.__version__.split(".")[:2]))
 
 
 def _candidates(chip: int, itemsize: int) -> tuple[tuple, ...]:
@@ -410,7 +409,7 @@ def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, proc
 
     # A specialized kernel's few registers have no room for a longer epilogue.
     short = residual is None and kind in ("none", "relu") and moments is None
-    short = short and _SPECIALIZES[90 if capability(a.device) < 100 else 100] <= _TRITON
+    short = short and _SPECIALIZES[90 if capability(a.device) < 100 else 100] <= TRITON
     candidates = PERSISTENT if short else PERSISTENT[1:]
     problem = f"persistent {a.dtype} {m} {n} {k} {x.stride[3] == 1} {y.stride[2] == 1} {short}"
     run(choose(a.device, problem, candidates[0], candidates, run))
