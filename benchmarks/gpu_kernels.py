@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -239,6 +240,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tuned", type=Path, help="copy to this file what searches on this card have found until now")
     parser.add_argument("--tiny", action="store_true", help="small sizes, no times")
     args = parser.parse_args(argv)
+    if args.tuned and os.environ.get("DLPERF_AUTOTUNE", "") in ("", "0"):
+        parser.error("--tuned: set DLPERF_AUTOTUNE=1 too, or nothing is searched")
     dtype = getattr(torch, args.dtype)
     tops = None if args.tiny else ceilings(args.device)
     found = []

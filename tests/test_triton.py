@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 import dlperf
 from dlperf.nn import functional as F
@@ -21,6 +22,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from dlperf.backends import triton as backend
 from dlperf.kernels import _attention_plan, _conv_plan, _launch, _short_attention, aot, matmul, verified
+from dlperf.testing.cases import FAMILIES, Maker
 
 from . import pretended_card
 from .pretended_card import on_card
@@ -219,6 +221,16 @@ def test_packed_sequences_lengths_may_lie_on_the_cpu(a_card):
     x, h, w, sizes = on_card(5, 4), on_card(2, 3), on_card(3, 4), torch.tensor([3, 2])
     args = (x, h, None, w, on_card(3, 3), None, None, sizes, "rnn_tanh", False, False)
     assert _reason("recurrent", *args) is None
+
+
+def test_cases_are_made_on_the_device_that_is_asked_for():
+    for case in (case for cases in FAMILIES.values() for case in cases):
+        made = case.make(Maker(case.dtypes[0], "meta"))
+        elsewhere = [t for t in tree_leaves(made) if isinstance(t, torch.Tensor) and not t.is_meta]
+        if "packed" in case.id:  # torch keeps its batch sizes on the CPU
+            assert all(t.dtype is torch.int64 for t in elsewhere)
+        else:
+            assert not elsewhere, str(case)
 
 
 def test_every_operator_belongs_to_a_family():

@@ -13,6 +13,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 import triton
 
 from dlperf.backends import triton as backend
+from dlperf.benchmarks import gpu_kernels
 from dlperf.kernels import _direct, _launch, _tune, aot, aot_cases, precompile, verified
 
 from . import pretended_card
@@ -253,6 +254,13 @@ def test_what_was_measured_on_such_a_card_ships(searches, tmp_path, monkeypatch)
     _tune.stored_in(CARD).write_text('{"a third": [2]}')
     found = [_tune.choose(CARD, problem, (4,), [(1,), (2,)], None) for problem in ("a problem", "another", "a third")]
     assert found == [(1,), (4,), (2,)]  # what no longer is a candidate is left
+
+
+def test_tuned_configurations_are_kept_only_of_a_search(monkeypatch, capsys):
+    monkeypatch.delenv("DLPERF_AUTOTUNE", raising=False)
+    with pytest.raises(SystemExit):
+        gpu_kernels.main(["--tuned", "tuned.json"])
+    assert "DLPERF_AUTOTUNE=1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
