@@ -83,11 +83,21 @@ class Kernel:
         key = (device, num_warps, num_stages, ordered, *map(specialization, args))
         compiled = self._compiled.get(key)
         if compiled is None:
+            settle_hash(self.jit)
             compiled = self.jit[grid](*args, **options(num_warps, num_stages), **constants)
             if _direct.works():
                 self._compiled[key] = compiled
         else:
             compiled[(*grid, 1, 1)[:3]](*args, *ordered)
+
+
+def settle_hash(function, outer: tuple = ()) -> None:
+    """Hashes a kernel's functions from the innermost out: triton 3.6 leaves the constants of a function that was not
+    hashed before out of its caller's hash, and a kernel's place in the cache would hang on what else was compiled."""
+    if isinstance(function, triton.runtime.JITFunction) and function not in outer:
+        for name in function.fn.__code__.co_names:
+            settle_hash(function.fn.__globals__.get(name), (*outer, function))
+        _ = function.cache_key  # which triton then keeps
 
 
 def options(num_warps: int, num_stages: int) -> dict:

@@ -66,6 +66,7 @@ def compile_for(capability: int, variant: Variant):
 
         triton.runtime.driver.set_active(TargetDriver(capability))
         kernel = _launch.KERNELS[variant.kernel]
+        _launch.settle_hash(kernel.jit)
         arguments = map(argument, variant.types, variant.ones, variant.multiples)
         options = _launch.options(variant.num_warps, variant.num_stages)
         return kernel.jit.warmup(*arguments, grid=(1,), **options, **dict(variant.constants))

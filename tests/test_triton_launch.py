@@ -3,6 +3,8 @@ which configuration."""
 
 import dataclasses
 import re
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -166,6 +168,22 @@ def test_the_direct_launch_hands_over_what_tritons_binder_does(shipped, name, mo
     # What is compiled beforehand is what this launch looks for in triton's cache.
     monkeypatch.setattr(launch.kernel, "jit", triton.jit(launch.kernel.jit.fn))
     assert precompile.compile_for(90, aot.variant_of(launch)).hash == compiled.hash
+
+
+def test_a_kernels_place_in_the_cache_does_not_hang_on_what_was_compiled_before():
+    """It did with triton 3.6."""
+    code = """
+import sys
+from dlperf.backends import triton
+from dlperf.kernels import _launch
+names = sorted(_launch.KERNELS, reverse=sys.argv[1] == "backwards")
+for name in names:
+    _launch.settle_hash(_launch.KERNELS[name].jit)
+print(sorted((name, _launch.KERNELS[name].jit.cache_key) for name in names))
+"""
+    orders = ("forwards", "backwards")
+    printed = [subprocess.run([sys.executable, "-c", code, o], capture_output=True, text=True).stdout for o in orders]
+    assert printed[0] == printed[1] and "matmul.matmul_kernel" in printed[0]
 
 
 def test_arguments_to_compile_with_are_what_the_variants_were_made_of(shipped):
