@@ -89,7 +89,7 @@ def configure(x: Tensor, rows: int, columns: int, depth: int, copies: int, most_
 
 
 def launch_tuned(
-    x: Tensor, problem: str, rows: int, columns: int, depth: int, copies: int, most_split: int, run
+    x: Tensor, problem: tuple, rows: int, columns: int, depth: int, copies: int, most_split: int, run
 ) -> None:
     """``run(configuration)`` with the best that is known, of such products."""
     default = configure(x, rows, columns, depth, copies, most_split)
@@ -98,7 +98,7 @@ def launch_tuned(
         return
     narrow = [(*c[:1], min(c[1], default[1]), *c[2:], default[5]) for c in _candidates(x)]
     narrow += other_splits(default, most_split)
-    run(choose(x.device, f"{problem} {x.dtype}", default, narrow, run))
+    run(choose(x.device, (*problem, x.dtype), default, narrow, run))
 
 
 def tile_constants(configuration: tuple) -> dict:

@@ -25,7 +25,7 @@ SEARCHES = os.environ.get("DLPERF_AUTOTUNE", "") not in ("", "0")
 _MILLISECONDS = 20  # of each candidate
 SECONDS = 2.0  # of all searches of a call
 
-_stored: dict[str, dict[str, list]] = {}
+_stored: dict[int | None, dict[str, list]] = {}  # by device
 
 
 def stored_in(device: torch.device) -> Path:
@@ -44,10 +44,10 @@ def shipped_for(device: torch.device) -> Path:
 
 def _load(device: torch.device) -> dict[str, list]:
     """Configurations by problem: what ships, and over it what was found here."""
-    path = stored_in(device)
-    if str(path) not in _stored:
-        _stored[str(path)] = {**_read(shipped_for(device)), **_read(path)}
-    return _stored[str(path)]
+    found = _stored.get(device.index)
+    if found is None:
+        found = _stored[device.index] = {**_read(shipped_for(device)), **_read(stored_in(device))}
+    return found
 
 
 def _read(path: Path) -> dict[str, list]:
@@ -59,7 +59,7 @@ def _read(path: Path) -> dict[str, list]:
 
 def choose(
     device: torch.device,
-    problem: str,
+    problem: tuple,
     default: tuple,
     candidates: Sequence[tuple],
     run: Callable[[tuple], object],
@@ -67,6 +67,7 @@ def choose(
 ) -> tuple:
     """The configuration of this problem; ``run(configuration)`` launches it, and may run many times.
 
+    problem: what tells it from others, words and numbers.
     searches: how many a call of the operator makes; they share the time.
     """
     if records_candidates():  # all of them ship
@@ -77,13 +78,16 @@ def choose(
     if device.type != "cuda" or INTERPRETED:
         return default
     found = _load(device)
-    if problem in found:
-        known = tuple(found[problem])
+    if not found and not SEARCHES:
+        return default
+    name = " ".join(map(str, problem))
+    if name in found:
+        known = tuple(found[name])
         return known if known in candidates else default
     if not SEARCHES or is_recording() or torch.cuda.is_current_stream_capturing():
         return default
     best = _search(default, candidates, run, SECONDS / searches)
-    found[problem] = list(best)
+    found[name] = list(best)
     path = stored_in(device)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}")

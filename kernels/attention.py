@@ -285,14 +285,13 @@ def attention(
         )
 
     candidates = (*few, *configurations("forward", q, constants))
-    problem = f"attention forward {_problem(q, sizes, constants)}"
-    run(choose(q.device, problem, candidates[0], candidates, run))
+    problem = _problem(q, sizes, constants)
+    run(choose(q.device, ("attention forward", *problem), candidates[0], candidates, run))
     return out, stats
 
 
-def _problem(q: Tensor, sizes: tuple, constants: dict) -> str:
-    kinds = (constants[name] for name in ("CAUSAL", "MASK", "DROPOUT"))
-    return f"{q.dtype} {q.shape[0] * q.shape[1]} {sizes} {' '.join(map(str, kinds))}"
+def _problem(q: Tensor, sizes: tuple, constants: dict) -> tuple:
+    return q.dtype, q.shape[0] * q.shape[1], *sizes, constants["CAUSAL"], constants["MASK"], constants["DROPOUT"]
 
 
 def attention_bwd(
@@ -380,16 +379,15 @@ def attention_bwd(
         for name, run in (("keys", run_keys), ("queries", run_queries)):
             best = candidates[0]
             if searches:
-                best = choose(q.device, f"attention {name} {problem}", best, candidates, run, searches)
+                best = choose(q.device, (f"attention {name}", *problem), best, candidates, run, searches)
             run(best)
         return d_scores
 
     chosen = ()
     if few:  # against the general kernels, () here
         choices = (*few, ())
-        chosen = choose(
-            q.device, f"attention backward {problem}", few[0], choices, lambda c: run_few(c) if c else run_many(0), 3
-        )
+        name = ("attention backward", *problem)
+        chosen = choose(q.device, name, few[0], choices, lambda c: run_few(c) if c else run_many(0), 3)
     d_scores = run_few(chosen) if chosen else run_many(3 if few else 2)
     if mask_grad:
         gm.copy_(d_scores.sum_to_size(mask.shape))

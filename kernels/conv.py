@@ -364,7 +364,7 @@ def _forward(x: Tensor, weight: Tensor, bias, residual, y: Tensor, g: Geometry, 
         if moments is not None:
             moments.join() if split == 1 else moments.of(y, m)
 
-    launch_tuned(x, f"conv forward {tuple(g)}", m, k_g, depth, g.groups, MOST_SPLIT, run)
+    launch_tuned(x, ("conv forward", *g), m, k_g, depth, g.groups, MOST_SPLIT, run)
 
 
 def _input(gy: Tensor, weight: Tensor, bias, gx: Tensor, g: Geometry, kind: str) -> None:
@@ -400,7 +400,7 @@ def _input(gy: Tensor, weight: Tensor, bias, gx: Tensor, g: Geometry, kind: str)
             _join(out, bias, None, gx, g.n * g.h * g.w, g.c, split, kind)
 
     depth = cdiv(g.r, steps[0]) * cdiv(g.s, steps[1]) * k_g
-    launch_tuned(gy, f"conv input {tuple(g)}", rows, c_g, depth, g.groups * phases, MOST_SPLIT, run)
+    launch_tuned(gy, ("conv input", *g), rows, c_g, depth, g.groups * phases, MOST_SPLIT, run)
 
 
 def conv2d(x, weight, bias, residual, stride, padding, dilation, groups, activation):
@@ -469,5 +469,5 @@ def conv2d_bwd_weight(gy, x, weight_size, stride, padding, dilation, groups, cha
         if split > 1:
             _join(out, None, None, target, g.k, width, split, "none")
 
-    launch_tuned(x, f"conv weight {tuple(g)}", k_g, width, pixels, g.groups, MOST_WEIGHT_SPLIT, run)
+    launch_tuned(x, ("conv weight", *g), k_g, width, pixels, g.groups, MOST_WEIGHT_SPLIT, run)
     return _into(gw, target)

@@ -356,7 +356,7 @@ def product(
     if INTERPRETED:
         run(default)
         return
-    problem = f"matmul {a.dtype} {how} {outer * inner} {power_of_two(m)} {n} {k} {x.stride[3] == 1} {y.stride[2] == 1}"
+    problem = "matmul", a.dtype, how, outer * inner, power_of_two(m), n, k, x.stride[3] == 1, y.stride[2] == 1
     candidates = [(*c, default[5]) for c in _candidates(chip, a.itemsize)] + other_splits(default, MOST_SPLIT)
     run(choose(a.device, problem, default, candidates, run))
 
@@ -411,7 +411,7 @@ def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, proc
     short = residual is None and kind in ("none", "relu") and moments is None
     short = short and _SPECIALIZES[90 if capability(a.device) < 100 else 100] <= TRITON
     candidates = PERSISTENT if short else PERSISTENT[1:]
-    problem = f"persistent {a.dtype} {m} {n} {k} {x.stride[3] == 1} {y.stride[2] == 1} {short}"
+    problem = "persistent", a.dtype, m, n, k, x.stride[3] == 1, y.stride[2] == 1, short
     run(choose(a.device, problem, candidates[0], candidates, run))
 
 

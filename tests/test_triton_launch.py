@@ -228,18 +228,18 @@ CARD = torch.device("cuda", 0)
 def test_a_search_ends_within_two_seconds_and_is_stored(searches, monkeypatch):
     clock, tried = searches
     candidates = [(n,) for n in range(9)]
-    assert _tune.choose(CARD, "a problem", (4,), candidates, tried.append) == (0,)
+    assert _tune.choose(CARD, ("a", "problem"), (4,), candidates, tried.append) == (0,)
     assert tried == [(4,), (4,), (0,)]  # to compile it; and two candidates
     assert clock[0] <= _tune.SECONDS
     monkeypatch.setattr(_tune, "_stored", {})  # another process
-    assert _tune.choose(CARD, "a problem", (4,), candidates, tried.append) == (0,)
+    assert _tune.choose(CARD, ("a", "problem"), (4,), candidates, tried.append) == (0,)
     assert len(tried) == 3
 
 
 def test_the_searches_of_one_call_share_the_time(searches):
     clock, tried = searches
     for name in "two":
-        _tune.choose(CARD, name, (4,), [(n,) for n in range(9)], tried.append, 3)
+        _tune.choose(CARD, (name,), (4,), [(n,) for n in range(9)], tried.append, 3)
     assert clock[0] <= 0.7 * 3 + 1e-9
 
 
@@ -253,12 +253,12 @@ def test_a_candidate_that_does_not_fit_the_card_is_passed_over(searches, monkeyp
         return 1.0 / (1 + len(tried))
 
     monkeypatch.setattr("triton.testing.do_bench", bench)
-    assert _tune.choose(CARD, "a problem", (4,), [(0,), (1,)], tried.append) == (1,)
+    assert _tune.choose(CARD, ("a", "problem"), (4,), [(0,), (1,)], tried.append) == (1,)
 
 
 def test_nothing_is_timed_unless_it_is_asked_for(searches, monkeypatch):
     monkeypatch.setattr(_tune, "SEARCHES", False)
-    assert _tune.choose(CARD, "another problem", (4,), [(1,)], None) == (4,)
+    assert _tune.choose(CARD, ("another", "problem"), (4,), [(1,)], None) == (4,)
 
 
 def test_what_was_measured_on_such_a_card_ships(searches, tmp_path, monkeypatch):
@@ -270,7 +270,10 @@ def test_what_was_measured_on_such_a_card_ships(searches, tmp_path, monkeypatch)
     shipped.write_text('{"a problem": [1], "another": [7]}')
     _tune.stored_in(CARD).parent.mkdir(parents=True)
     _tune.stored_in(CARD).write_text('{"a third": [2]}')
-    found = [_tune.choose(CARD, problem, (4,), [(1,), (2,)], None) for problem in ("a problem", "another", "a third")]
+    found = [
+        _tune.choose(CARD, problem, (4,), [(1,), (2,)], None)
+        for problem in (("a", "problem"), ("another",), ("a", "third"))
+    ]
     assert found == [(1,), (4,), (2,)]  # what no longer is a candidate is left
 
 
