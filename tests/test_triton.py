@@ -21,8 +21,9 @@ from dlperf.nn import functional as F
 pytest.importorskip("triton", reason="triton is not installed")
 
 from dlperf.backends import triton as backend
-from dlperf.kernels import _attention_plan, _conv_plan, _launch, _short_attention, aot, matmul, verified
-from dlperf.testing.cases import FAMILIES, Maker
+from dlperf.kernels import _attention_plan, _conv_plan, _launch, _products, _short_attention, aot, matmul, verified
+from dlperf.testing import run
+from dlperf.testing.cases import FAMILIES, Case, Maker
 
 from . import pretended_card
 from .pretended_card import on_card
@@ -131,6 +132,38 @@ def test_cpu_tensors_are_declined_with_the_reason():
         pytest.skip("the interpreter takes CPU tensors")
     with dlperf.backend("triton"), pytest.raises(dlperf.BackendError, match="NVIDIA GPUs"):
         F.silu(torch.ones(3))
+
+
+@pytest.mark.parametrize("switch, value", [("fp32_precision", "tf32"), ("allow_tf32", True)])
+def test_float32_products_follow_torchs_switches(switch, value):
+    """Of both generations: torch's older ones raise where the newer were used."""
+    x = torch.ones(1)
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.fp32_precision, convolutions.conv.fp32_precision, convolutions.rnn.fp32_precision
+    try:
+        for owner in (products, convolutions.conv if switch == "fp32_precision" else convolutions):
+            setattr(owner, switch, "ieee" if value == "tf32" else False)
+        assert {_products.precision(x), _products.convolution_precision(x)} == {"tf32x3"}
+        for owner in (products, convolutions.conv if switch == "fp32_precision" else convolutions):
+            setattr(owner, switch, value)
+        assert {_products.precision(x), _products.convolution_precision(x)} == {"tf32"}
+    finally:
+        products.fp32_precision, convolutions.conv.fp32_precision, convolutions.rnn.fp32_precision = before
+
+
+def test_checks_compare_float32_with_float32(monkeypatch):
+    """torch's default for cuDNN is TF32, which it takes for some shapes: no tolerance could tell right from wrong."""
+    seen = set()
+
+    def function(x):
+        if x.dtype is torch.float32:
+            seen.update((_products.precision(x), _products.convolution_precision(x)))
+        return x.relu()
+
+    monkeypatch.setattr(run, "_public", lambda name: function)
+    assert run.run_case(Case("relu", "watched", lambda make: ((make(3),), {})), torch.float32, "reference").ok
+    assert seen == {"tf32x3"}
+    assert _products.convolution_precision(torch.ones(1)) == "tf32"
 
 
 def test_rules_say_what_is_out_of_range():
