@@ -89,6 +89,22 @@ def test_what_cannot_compile_is_a_problem(shipped):
     assert aot.examine((wrong, 90)).problems
 
 
+def test_another_triton_is_installed_aside_and_writes_no_table(monkeypatch, tmp_path):
+    calls = []
+
+    def run(command, env=None, check=False):
+        calls.append((command, env))
+        return subprocess.CompletedProcess(command, 0 if "pip" in command else 3)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(aot.subprocess, "run", run)
+    assert aot.main(["--triton", "3.6.0", "--kernel", "add", "--out", "table.md"]) == 3
+    (install, _), (compile, environment) = calls
+    assert install[-3:] == ["--target", "build/triton-3.6.0", "triton==3.6.0"]
+    assert compile[-2:] == ["--kernel", "add"]
+    assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path / "build" / "triton-3.6.0")
+
+
 # A descriptor's row is 16 bytes at least: the launcher does not take these kernels for less.
 _NEVER_ONE = {("matmul.persistent_kernel", "a_row"), ("matmul.persistent_kernel", "b_row")}
 
