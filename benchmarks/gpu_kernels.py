@@ -213,6 +213,13 @@ def ceilings(device: str) -> tuple[float, float]:
     return 2 * 8192**3 / product * 1e3, 2 * source.numel() * 4 / copy * 1e3
 
 
+def _precompile(device: str, dtype: torch.dtype) -> None:
+    from dlperf.kernels import precompile
+
+    variants = precompile.launched_by(work.ours for work in rows(device, dtype, tiny=False))
+    precompile.compile_all(variants, torch.cuda.current_device())
+
+
 def measure(work: Work, dtype: torch.dtype, tops: tuple[float, float] | None) -> Result:
     result = Result(work.name, _agrees(work.ours(), work.theirs(), dtype))
     if tops is None or not result.agrees:
@@ -246,6 +253,8 @@ def main(argv: list[str] | None = None) -> int:
     tops = None if args.tiny else ceilings(args.device)
     found = []
     with dlperf.backend(args.backend):
+        if args.backend == "triton" and not args.tiny:
+            _precompile(args.device, dtype)
         for work in rows(args.device, dtype, args.tiny):
             try:
                 result = measure(work, dtype, tops)

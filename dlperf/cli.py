@@ -153,9 +153,10 @@ def _precompile(families) -> str:
 
     from .kernels import precompile
 
-    start = time.monotonic()
-    variants, compiled = precompile.for_cases(families, torch.cuda.current_device())
-    return f"{compiled} of {variants} variants of the kernels compiled in {time.monotonic() - start:.0f} s"
+    start, device = time.monotonic(), torch.cuda.current_device()
+    variants = precompile.launched_by_cases(families, f"cuda:{device}")
+    compiled = precompile.compile_all(variants, device)
+    return f"{compiled} of {len(variants)} variants of the kernels compiled in {time.monotonic() - start:.0f} s"
 
 
 def _check_in_the_interpreter(args) -> int:

@@ -1,16 +1,16 @@
-"""Compiles what the shared cases will launch on a card, on all processors, into triton's cache.
+"""Compiles what calls will launch on a card, on all processors, into triton's cache.
 
 ``dlperf check`` launches some 4000 variants of the kernels (dtypes, alignments, numbers that are 1 or multiples of 16);
-one after the other they take half an hour to compile. So the cases run once while their launches are only noted, and
-processes that never touch the GPU compile them. What they compile is what triton's own binder makes of equal
-arguments, so that the cases then find it in triton's cache.
+one after the other they take half an hour to compile. So the calls are made once while their launches are only noted,
+and processes that never touch the GPU compile them. What they compile is what triton's own binder makes of equal
+arguments, so that the calls then find it in triton's cache.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -78,34 +78,40 @@ def _compiles(capability: int, variant: Variant) -> bool:
     return compile_for(capability, variant) is not None
 
 
+def launched_by(calls: Iterable[Callable[[], object]]) -> list[Variant]:
+    """The distinct variants that the calls launch, in order. What fails, making a call included, is left to tell when
+    it is wanted in earnest."""
+    found: dict[Variant, None] = {}
+    waiting = iter(calls)
+    with _launch.recording(None, candidates=False) as launches:
+        while True:
+            try:
+                next(waiting)()
+            except StopIteration:
+                return list(found)
+            except Exception:
+                continue
+            finally:
+                found.update(dict.fromkeys(map(variant_of, launches)))
+                launches.clear()  # which hold the calls' tensors
+
+
 def launched_by_cases(families: Iterable[str], device: str) -> list[Variant]:
-    """The distinct variants, in order."""
     from dlperf.testing.cases import FAMILIES
     from dlperf.testing.run import call_case
 
-    found: dict[Variant, None] = {}
-    for family in families:
-        for case in FAMILIES[family]:
-            for dtype in case.dtypes:
-                with _launch.recording(None, candidates=False) as launches:
-                    try:
-                        call_case(case, dtype, "triton", device)
-                    except Exception:  # the check itself runs the case and tells
-                        continue
-                    finally:
-                        found.update(dict.fromkeys(map(variant_of, launches)))
-    return list(found)
+    cases = ((case, dtype) for family in families for case in FAMILIES[family] for dtype in case.dtypes)
+    return launched_by(partial(call_case, case, dtype, "triton", device) for case, dtype in cases)
 
 
-def for_cases(families: Iterable[str], device: int) -> tuple[int, int]:
-    """(variants, those compiled) that the families' cases launch on this GPU."""
+def compile_all(variants: list[Variant], device: int) -> int:
+    """Compiles them for this GPU; returns how many could be."""
     major, minor = torch.cuda.get_device_capability(device)
-    variants = launched_by_cases(families, f"cuda:{device}")
     workers = max(1, min(os.cpu_count() or 1, len(variants) // 4))
     work = partial(_compiles, major * 10 + minor)
     # not forked: the parent has touched the GPU
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         try:
-            return len(variants), sum(pool.map(work, variants, chunksize=4))
+            return sum(pool.map(work, variants, chunksize=4))
         except BrokenProcessPool:  # a process was ended from outside: what is left compiles at its launch
-            return len(variants), 0
+            return 0

@@ -145,6 +145,9 @@ def test_rows_without_keys_are_zero_and_their_gradients_too():
 def test_launches_of_cases_are_noted_and_not_run(monkeypatch):
     monkeypatch.setattr(dropout.dropout_kernel, "jit", None)
     found = precompile.launched_by_cases(["dropout"], "cpu")
+    x = torch.ones(3)
+    assert not precompile.launched_by([lambda: 1 / 0])
+    assert precompile.launched_by([lambda: 1 / 0, lambda: F.relu(x)])
     assert {v.kernel for v in found} == {"dropout.dropout_kernel"}
     assert {"fp32", "fp16"} <= {d for v in found for d in v.dtypes}
 
