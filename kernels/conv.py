@@ -458,10 +458,12 @@ def conv2d_bwd_weight(gy, x, weight_size, stride, padding, dilation, groups, cha
     if g.is_depthwise:
         _depthwise.weight(gy, x, target, g)
         return _into(gw, target)
-    k_g, width = g.k // g.groups, g.r * g.s * g.c // g.groups
+    k_g, c_g = g.k // g.groups, g.c // g.groups
+    width = g.r * g.s * c_g
 
     def run(configuration: tuple) -> None:
         block_m, block_n, _, warps, stages, split = configuration
+        warps = 8 if c_g < 16 else warps  # where neighbours lie in different taps, addresses take many registers
         out = target if split == 1 else x.new_empty((split, g.k, width), dtype=torch.float32)
         grid = (cdiv(k_g, block_m) * cdiv(width, block_n) * g.groups, split)
         constants = {"PRECISION": how, **tile_constants(configuration)}
