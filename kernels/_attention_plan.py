@@ -28,6 +28,7 @@ CONFIGURATIONS = {
     ("backward", 80, 4, 256): ((16, 16, 8, 1),),
 }
 if TRITON < (3, 9):  # whose ptxas needs more registers
+    CONFIGURATIONS["forward", 90, 2, 64] = ((128, 64, 8, 3), (64, 64, 4, 3))
     CONFIGURATIONS["backward", 90, 2, 64] = ((64, 64, 8, 2),)
     CONFIGURATIONS["backward", 90, 2, 128] = ((64, 32, 8, 2), (64, 64, 8, 1))
 # A mask's addresses and dropout's words take the registers of half a tile.
