@@ -2,9 +2,10 @@
 
     install     pip install --no-deps --no-build-isolation --target gpu-check-out/site .
     import      the installed package, from outside the checkout
-    tests       pytest -m gpu
-    check       dlperf check --device cuda --backend triton --record: what passes may be chosen on this card
+    check       dlperf check --device cuda --backend triton --record: what passes may be chosen on this card; first
+                it compiles what the cases launch, on all processors
     check-cuda  the same of the CUDA C++ kernels
+    tests       pytest -m gpu, but for the cases that the checks have run
     memcheck    compute-sanitizer over small shapes of the CUDA C++ kernels; racecheck too
     kernels     the Triton kernels beside torch's operators (benchmarks/gpu_kernels.py)
     kernels-cuda  the CUDA C++ kernels, likewise
@@ -57,7 +58,7 @@ def stages(out: Path, python: str) -> list[Stage]:
     site = str(out / "site")
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     # append: the checkout, which holds no built extension, must not hide what was installed.
-    pytest = [python, "-m", "pytest", "-m", "gpu", "--import-mode=append"]
+    pytest = [python, "-m", "pytest", "-m", "gpu", "-k", "not test_cases", "--import-mode=append"]
     pytest += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "no:cacheprovider"]
     cli = [python, "-c", CALL_CLI]
     verified, verified_cuda = (str(out / name) for name in VERIFIED)
@@ -70,9 +71,9 @@ def stages(out: Path, python: str) -> list[Stage]:
     return [
         Stage("install", [*pip, "--no-build-isolation", "--target", site, str(ROOT)], 900, False),
         Stage("import", [python, "-c", DESCRIBE], 120, False),
-        Stage("tests", [*pytest, str(ROOT / "tests")], 900, True, (0, NO_TESTS_COLLECTED)),
-        Stage("check", [*check, "triton", "--record", verified], 240, True),
+        Stage("check", [*check, "triton", "--record", verified], 480, True),
         Stage("check-cuda", [*check, "cuda", "--record", verified_cuda], 240, True, needs_extension=True),
+        Stage("tests", [*pytest, str(ROOT / "tests")], 600, True, (0, NO_TESTS_COLLECTED)),
         Stage("memcheck", [*sanitizer, "memcheck", *small], 300, True, needs_extension=True),
         Stage("racecheck", [*sanitizer, "racecheck", *small], 300, True, needs_extension=True),
         Stage("kernels", [*kernels, str(out / "kernels.json")], 180, True),

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -223,6 +225,13 @@ def ceilings(device: str) -> tuple[float, float]:
     return 2 * 8192**3 / product * 1e3, 2 * source.numel() * 4 / copy * 1e3
 
 
+def _precompile(device: str, dtype: torch.dtype) -> None:
+    from dlperf.kernels import precompile
+
+    variants = precompile.launched_by(work.ours for work in rows(device, dtype, tiny=False))
+    precompile.compile_all(variants, torch.cuda.current_device())
+
+
 def measure(work: Work, dtype: torch.dtype, tops: tuple[float, float] | None) -> Result:
     result = Result(work.name, _agrees(work.ours(), work.theirs(), dtype))
     if tops is None or not result.agrees:
@@ -247,12 +256,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--backend", choices=("triton", "cuda"), default="triton")
+    parser.add_argument("--tuned", type=Path, help="copy to this file what searches on this card have found until now")
     parser.add_argument("--tiny", action="store_true", help="small sizes, no times")
     args = parser.parse_args(argv)
+    if args.tuned and os.environ.get("DLPERF_AUTOTUNE", "") in ("", "0"):
+        parser.error("--tuned: set DLPERF_AUTOTUNE=1 too, or nothing is searched")
     dtype = getattr(torch, args.dtype)
     tops = None if args.tiny else ceilings(args.device)
     found = []
     with dlperf.backend(args.backend):
+        if args.backend == "triton" and not args.tiny:
+            _precompile(args.device, dtype)
         for work in rows(args.device, dtype, args.tiny):
             try:
                 result = measure(work, dtype, tops)
@@ -268,6 +282,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.out:
         facts = {"ceilings": tops, "dtype": args.dtype, "backend": args.backend, "rows": [asdict(r) for r in found]}
         args.out.write_text(json.dumps(facts, indent=1) + "\n")
+    if args.tuned:
+        from dlperf.kernels import _tune
+
+        shutil.copy(_tune.stored_in(torch.device("cuda", torch.cuda.current_device())), args.tuned)
     return 0 if all(r.agrees for r in found) else 1
 
 

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from . import __version__
@@ -112,6 +113,8 @@ def _check(args) -> int:
 
     console = _console()
     console.print(", ".join(f"{k} {v}" for k, v in machine().items()), highlight=False)
+    if backend == "triton" and args.device == "cuda":
+        console.print(_precompile(args.family or FAMILIES), highlight=False)
     all_ok = True
     for isa in isas:
         if isa is not None:
@@ -143,6 +146,17 @@ def _check(args) -> int:
     if args.record is not None:
         console.print(_record(backend, args, results), highlight=False)
     return 0 if all_ok else 1
+
+
+def _precompile(families) -> str:
+    import torch
+
+    from .kernels import precompile
+
+    start, device = time.monotonic(), torch.cuda.current_device()
+    variants = precompile.launched_by_cases(families, f"cuda:{device}")
+    compiled = precompile.compile_all(variants, device)
+    return f"{compiled} of {len(variants)} variants of the kernels compiled in {time.monotonic() - start:.0f} s"
 
 
 def _check_in_the_interpreter(args) -> int:

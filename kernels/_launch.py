@@ -16,13 +16,17 @@ import torch
 import triton
 from torch import Tensor
 
+from . import _direct
+
 INTERPRETED: bool = triton.knobs.runtime.interpret
+TRITON = tuple(map(int, triton.__version__.split(".")[:2]))  # (3, 6)
 
 # Every kernel by name.
 KERNELS: dict[str, Kernel] = {}
 
 _recorder: list[Launch] | None = None
 _forced_capability: int | None = None
+_with_candidates = False
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,32 @@ class Kernel:
                     self._launch(device.index, grid, args, constants, num_warps, num_stages)
 
     def _launch(self, device: int, grid, args, constants, num_warps, num_stages) -> None:
-        """Through the compiled kernel where this signature has one: triton's own binder costs several times as much."""
+        """Through the compiled kernel where this signature has one and :mod:`._direct` found that to work: triton's own
+        binder costs several times as much."""
         ordered = tuple(constants[name] for name in self.constant_names)
         key = (device, num_warps, num_stages, ordered, *map(specialization, args))
         compiled = self._compiled.get(key)
         if compiled is None:
-            options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
-            self._compiled[key] = self.jit[grid](*args, **options, **constants)
+            settle_hash(self.jit)
+            compiled = self.jit[grid](*args, **options(num_warps, num_stages), **constants)
+            if _direct.works():
+                self._compiled[key] = compiled
         else:
             compiled[(*grid, 1, 1)[:3]](*args, *ordered)
+
+
+def settle_hash(function, outer: tuple = ()) -> None:
+    """Hashes a kernel's functions from the innermost out: triton 3.6 leaves the constants of a function that was not
+    hashed before out of its caller's hash, and a kernel's place in the cache would hang on what else was compiled."""
+    if isinstance(function, triton.runtime.JITFunction) and function not in outer:
+        for name in function.fn.__code__.co_names:
+            settle_hash(function.fn.__globals__.get(name), (*outer, function))
+        _ = function.cache_key  # which triton then keeps
+
+
+def options(num_warps: int, num_stages: int) -> dict:
+    """What triton is told beside the arguments."""
+    return {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
 
 
 def specialization(arg):
@@ -104,16 +125,16 @@ def kernel(*, hot: bool = True, products: bool = False) -> Callable[[Callable], 
 
 
 @contextlib.contextmanager
-def recording(capability: int) -> Iterator[list[Launch]]:
-    """Collects launches, as a device of this compute capability (80, 90, ...) would get them, instead of running
-    them."""
-    global _recorder, _forced_capability
-    before = _recorder, _forced_capability
-    _recorder, _forced_capability = [], capability
+def recording(capability: int | None, candidates: bool = True) -> Iterator[list[Launch]]:
+    """Collects launches instead of running them, as a device of this compute capability (80, 90, ...) would get them,
+    or with None the tensors' own. candidates: also those that a search of configurations would try."""
+    global _recorder, _forced_capability, _with_candidates
+    before = _recorder, _forced_capability, _with_candidates
+    _recorder, _forced_capability, _with_candidates = [], capability, candidates
     try:
         yield _recorder
     finally:
-        _recorder, _forced_capability = before
+        _recorder, _forced_capability, _with_candidates = before
 
 
 @contextlib.contextmanager
@@ -129,6 +150,10 @@ def as_capability(value: int) -> Iterator[None]:
 
 def is_recording() -> bool:
     return _recorder is not None
+
+
+def records_candidates() -> bool:
+    return _recorder is not None and _with_candidates
 
 
 def capability(device: torch.device) -> int:

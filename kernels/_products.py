@@ -42,12 +42,13 @@ def finish(value, bias, residual, columns, offset, inside, beta, KIND: tl.conste
 def precision(x: torch.Tensor) -> str:
     """How tl.dot multiplies x's dtype. float32 follows torch's switches: one TF32 product, or three that keep 21
     bits."""
-    if x.dtype is not torch.float32 or torch.backends.cuda.matmul.allow_tf32:
+    # The older switch, allow_tf32, sets this one too, but raises where this one was set.
+    if x.dtype is not torch.float32 or torch.backends.cuda.matmul.fp32_precision == "tf32":
         return "tf32"
     return "tf32x3"
 
 
 def convolution_precision(x: torch.Tensor) -> str:
-    if x.dtype is not torch.float32 or torch.backends.cudnn.allow_tf32:
+    if x.dtype is not torch.float32 or torch.backends.cudnn.conv.fp32_precision == "tf32":
         return "tf32"
     return "tf32x3"

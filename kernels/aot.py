@@ -24,14 +24,14 @@ from pathlib import Path
 import torch
 import triton
 
-from ._launch import INTERPRETED, KERNELS, Kernel, Launch, recording, specialization
+from ._launch import INTERPRETED, KERNELS, Kernel, Launch, options, recording, specialization
 
 CAPABILITIES = (80, 90, 100)
 # Bytes a block may ask for; sm_80's variants serve 8.6, 8.9 and 12.x too, which have 99 KB of the 163.
 SHARED_LIMIT = {80: 101_376, 90: 232_448, 100: 232_448}
 _TENSOR_CORE = {80: ("mma.sync",), 90: ("wgmma", "mma.sync"), 100: ("tcgen05.mma", "mma.sync")}
 TOLERATED_SPILL = 64  # bytes: ptxas parks a few scalars outside of loops to let one more block run
-_TYPES = {
+TYPES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
@@ -70,9 +70,9 @@ def variant_of(launch: Launch) -> Variant:
         if arg is None:
             types.append("none")
         elif isinstance(arg, torch.Tensor):
-            types.append("*" + _TYPES[arg.dtype])
-            if arg.is_floating_point() and _TYPES[arg.dtype] not in dtypes:
-                dtypes.append(_TYPES[arg.dtype])
+            types.append("*" + TYPES[arg.dtype])
+            if arg.is_floating_point() and TYPES[arg.dtype] not in dtypes:
+                dtypes.append(TYPES[arg.dtype])
         else:
             types.append("fp32" if isinstance(arg, float) else "i32" if seen == 1 else seen[0])
     constants = tuple((n, launch.constants[n]) for n in launch.kernel.constant_names)
@@ -105,8 +105,7 @@ def _source(variant: Variant):
                 attributes[(i,)] = [["tt.divisibility", 16]]
     signature |= dict.fromkeys(kernel.constant_names, "constexpr")
     source = ASTSource(kernel.jit, signature, constants, attributes)
-    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, "enable_fp_fusion": True}
-    return source, options
+    return source, options(variant.num_warps, variant.num_stages)
 
 
 def compile_variant(variant: Variant, capability: int):
@@ -227,12 +226,27 @@ def _table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _with_triton(version: str, arguments: list[str]) -> int:
+    """The same in a process with another triton, which pip puts into build/."""
+    folder = Path("build") / f"triton-{version}"
+    if not folder.exists():
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+        subprocess.run([*install, f"triton=={version}"], check=True)
+    path = os.pathsep.join(filter(None, (str(folder.resolve()), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "dlperf.kernels.aot", *arguments]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}).returncode
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="aot", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="write the table to this file")
     parser.add_argument("--kernel", help="only kernels whose name contains this")
     parser.add_argument("--list", action="store_true", help="list the variants, compile nothing")
+    parser.add_argument("--triton", metavar="VERSION", help="with this triton instead; no table is written")
     args = parser.parse_args(argv)
+    if args.triton:
+        chosen = ["--kernel", args.kernel] if args.kernel else []
+        return _with_triton(args.triton, [*chosen, *(["--list"] if args.list else [])])
     if INTERPRETED:
         print("aot: unset TRITON_INTERPRET: interpreted kernels can't be compiled", file=sys.stderr)
         return 2
@@ -255,7 +269,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.out:
         args.out.write_text(_table(rows))
     print(
-        f"{len(rows)} compiled, {len(failed)} failed, {len(missing)} never launched; {time.monotonic() - start:.0f} s"
+        f"triton {triton.__version__}: {len(rows)} compiled, {len(failed)} failed, {len(missing)} never launched; "
+        f"{time.monotonic() - start:.0f} s"
     )
     return 1 if failed or missing else 0
 

@@ -21,12 +21,13 @@ from dlperf.ops.attention import attention_bwd_empty, attention_empty
 
 from . import _short_attention
 from ._attention_math import exp, kept, probabilities, put, put_scores, put_statistics, scores, turned, upright
-from ._launch import INTERPRETED, capability, cdiv, kernel, multiprocessors, power_of_two
+from ._attention_plan import configurations, few_keys, tile_constants
+from ._launch import INTERPRETED, cdiv, kernel, multiprocessors, power_of_two
 from ._products import NARROW, precision
-from ._short_attention import tiles
 from ._tune import choose
 
 _LOG2_E = 1.4426950408889634
+_MASKS = {torch.bool: "bool"}
 
 
 @triton.jit
@@ -213,66 +214,6 @@ def queries_kernel(
     put(gq + batch * gq_b + head * gq_h, acc * out_scale, first_row, queries, gq_row, e, BLOCK_M, E)
 
 
-# (BLOCK_M, BLOCK_N, warps, stages) by (direction, capability, bytes of an element, padded head dimension).
-# Chosen by the ahead-of-time table; not yet measured on a GPU.
-CONFIGURATIONS = {
-    ("forward", 90, 2, 64): ((128, 64, 4, 3), (64, 64, 4, 3)),
-    ("forward", 90, 2, 128): ((128, 64, 8, 3), (64, 64, 4, 2)),
-    ("forward", 80, 2, 64): ((128, 64, 8, 2),),
-    ("forward", 80, 2, 128): ((128, 32, 8, 2),),
-    ("forward", 80, 2, 256): ((64, 32, 8, 1),),
-    ("forward", 80, 4, 64): ((64, 32, 4, 1),),
-    ("forward", 80, 4, 128): ((32, 32, 8, 1),),
-    ("forward", 80, 4, 256): ((32, 16, 8, 1),),
-    ("backward", 90, 2, 64): ((64, 64, 4, 2), (64, 64, 8, 2)),
-    ("backward", 90, 2, 128): ((64, 64, 8, 2),),
-    ("backward", 80, 2, 64): ((64, 32, 8, 1),),
-    ("backward", 80, 2, 128): ((32, 64, 8, 1),),
-    ("backward", 80, 2, 256): ((32, 32, 8, 1),),
-    ("backward", 80, 4, 64): ((32, 32, 4, 1),),
-    ("backward", 80, 4, 128): ((16, 32, 8, 1),),
-    ("backward", 80, 4, 256): ((16, 16, 8, 1),),
-}
-# A mask's addresses and dropout's words take the registers of half a tile.
-WITH_MASK_OR_DROPOUT = {"forward": (64, 64, 8, 1), "backward": (64, 32, 8, 1)}
-_MASKS = {torch.bool: "bool"}
-
-
-def _configurations(direction: str, q: Tensor, constants: dict) -> tuple[tuple, ...]:
-    if INTERPRETED:
-        return ((64, 64, 4, 2),)
-    width = max(constants["E"], constants["EV"])
-    if q.itemsize == 2 and width <= 128 and (constants["DROPOUT"] or constants["MASK"] != "none"):
-        return (WITH_MASK_OR_DROPOUT[direction],)
-    key = (q.itemsize, max(64, width))
-    hopper = CONFIGURATIONS.get((direction, 90, *key)) if capability(q.device) // 10 == 9 else None
-    return hopper or CONFIGURATIONS[(direction, 80, *key)]
-
-
-# Of _short_attention's kernels: (most keys, capabilities, (BLOCK_M, warps)), fewest keys first, for heads of up to
-# SHORT_HEAD. What was compiled ahead of time without spills; not yet measured on a GPU.
-SHORT = {
-    "forward": ((64, (80, 90), (64, 4)), (272, (80, 90), (64, 4)), (640, (90,), (64, 8))),
-    "backward": ((64, (80, 90), (64, 4)), (208, (90,), (64, 4))),
-}
-SHORT_HEAD = 64
-
-
-def _short(direction: str, q: Tensor, k: Tensor, constants: dict):
-    """(BLOCK_M, warps) where the kernels for few keys take the call."""
-    if max(constants["E"], constants["EV"]) > SHORT_HEAD or (q.itemsize == 4 and not INTERPRETED):
-        return None
-    keys, chip = k.shape[2], 90 if INTERPRETED else capability(q.device) // 10 * 10
-    # A mask's addresses and dropout's words have no room beside more scores.
-    plain = constants["MASK"] == "none" and not constants["DROPOUT"]
-    found = next((c for most, chips, c in SHORT[direction] if keys <= most and chip in chips), None)
-    return found if plain or keys <= SHORT[direction][0][0] or INTERPRETED else None
-
-
-def _tiles(keys: int) -> dict:
-    return dict(zip(("N0", "N1", "N2"), tiles(keys), strict=True))
-
-
 def _near(x: Tensor) -> Tensor:
     """x with its last dimension contiguous and rows no farther apart than 32-bit offsets of a tile reach."""
     return x if (x.stride(3) == 1 or x.shape[3] <= 1) and x.stride(2) <= NARROW else x.contiguous()
@@ -317,21 +258,21 @@ def attention(
     mask = _near_mask(mask)
     sizes, m, inner_scale, keep, constants = _common(q, k, v, mask, causal, scale, dropout_p)
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *m, *out.stride()[:3])
-    short = _short("forward", q, k, constants)
-    if short is not None:
-        block_m, warps = short
-        pairs, blocks = q.shape[0] * q.shape[1], cdiv(q.shape[2], block_m)
-        _short_attention.forward_kernel(
-            (pairs, min(blocks, cdiv(2 * multiprocessors(q.device), pairs))),
-            *(q, k, v, mask, rng, out, stats, *sizes, *strides, inner_scale, *keep),
-            **constants,
-            BLOCK_M=block_m,
-            **_tiles(k.shape[2]),
-            num_warps=warps,
-        )
-        return out, stats
+    few = few_keys("forward", q, k, constants)
 
     def run(configuration: tuple) -> None:
+        if configuration in few:
+            block_m, warps = configuration
+            pairs, blocks = q.shape[0] * q.shape[1], cdiv(q.shape[2], block_m)
+            _short_attention.forward_kernel(
+                (pairs, min(blocks, cdiv(2 * multiprocessors(q.device), pairs))),
+                *(q, k, v, mask, rng, out, stats, *sizes, *strides, inner_scale, *keep),
+                **constants,
+                BLOCK_M=block_m,
+                **tile_constants(k.shape[2]),
+                num_warps=warps,
+            )
+            return
         block_m, block_n, warps, stages = configuration
         forward_kernel(
             (cdiv(q.shape[2], block_m) * q.shape[0] * q.shape[1],),
@@ -343,10 +284,14 @@ def attention(
             num_stages=stages,
         )
 
-    candidates = _configurations("forward", q, constants)
-    problem = f"attention forward {q.dtype} {q.shape[0] * q.shape[1]} {sizes} {causal} {constants['MASK']}"
-    run(choose(q.device, problem, candidates[0], candidates, run))
+    candidates = (*few, *configurations("forward", q, constants))
+    problem = _problem(q, sizes, constants)
+    run(choose(q.device, ("attention forward", *problem), candidates[0], candidates, run))
     return out, stats
+
+
+def _problem(q: Tensor, sizes: tuple, constants: dict) -> tuple:
+    return q.dtype, q.shape[0] * q.shape[1], *sizes, constants["CAUSAL"], constants["MASK"], constants["DROPOUT"]
 
 
 def attention_bwd(
@@ -372,63 +317,78 @@ def attention_bwd(
     sizes, m, inner_scale, keep, constants = _common(q, k, v, mask, causal, scale, dropout_p)
     pairs, queries, keys = q.shape[0] * q.shape[1], q.shape[2], k.shape[2]
     kv_pairs = k.shape[0] * k.shape[1]
-    short = _short("backward", q, k, constants)
+    few = few_keys("backward", q, k, constants)
     if not INTERPRETED and kv_pairs < multiprocessors(q.device):
-        short = None  # its one program a head of keys would leave the card idle
-    d_scores = None
-    if mask_grad:  # a matrix of scores anyway, unless the mask is broadcast
-        make = torch.zeros if short is None else torch.empty
-        d_scores = make((*q.shape[:3], keys), dtype=torch.float32, device=q.device)
-    if short is not None:
+        few = ()  # its one program a head of keys would leave the card idle
+    scales = (inner_scale, scale, *keep)
+    problem = _problem(q, sizes, constants)
+    candidates = configurations("backward", q, constants)
+
+    def score_gradient(make) -> Tensor | None:
+        """A matrix of scores anyway, unless the mask is broadcast."""
+        return make((*q.shape[:3], keys), dtype=torch.float32, device=q.device) if mask_grad else None
+
+    def run_few(configuration: tuple) -> Tensor | None:
+        d_scores = score_gradient(torch.empty)
         strides = [t.stride()[:3] for t in (go, q, k, v)], [t.stride()[:3] for t in (out, gq, gk, gv)]
         strides = (*chain(*strides[0]), *m, *chain(*strides[1]))
         _short_attention.backward_kernel(
             (kv_pairs,),
-            *(go, q, k, v, mask, rng, out, stats, gq, gk, gv, d_scores, *sizes, *strides, inner_scale, scale, *keep),
+            *(go, q, k, v, mask, rng, out, stats, gq, gk, gv, d_scores, *sizes, *strides, *scales),
             **constants,
-            BLOCK_M=short[0],
-            **_tiles(keys),
-            num_warps=short[1],
+            BLOCK_M=configuration[0],
+            **tile_constants(keys),
+            num_warps=configuration[1],
         )
-        if mask_grad:
-            gm.copy_(d_scores.sum_to_size(mask.shape))
-        return grads
-    delta = q.new_empty((pairs, queries), dtype=torch.float32)
-    strides = (*go.stride()[:3], *out.stride()[:3])
-    grid = (cdiv(queries, 32) * pairs,)
-    delta_kernel(grid, go, out, delta, queries, q.shape[1], v.shape[3], *strides, EV=constants["EV"], BLOCK_M=32)
-    tensors = (go, q, k, v, mask, rng, stats, delta)
-    strides = (*go.stride()[:3], *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *m)
-    scales = (inner_scale, scale, *keep)
+        return d_scores
 
-    def run_keys(configuration: tuple) -> None:
-        block_m, block_n, warps, stages = configuration
-        keys_kernel(
-            (cdiv(keys, block_n) * k.shape[0] * k.shape[1],),
-            *(*tensors, gk, gv, *sizes, *strides, *gk.stride()[:3], *gv.stride()[:3], *scales),
-            **constants,
-            BLOCK_M=block_m,
-            BLOCK_N=block_n,
-            num_warps=warps,
-            num_stages=stages,
-        )
+    def run_many(searches: int) -> Tensor | None:
+        """searches: of the call, or 0 to launch the defaults."""
+        d_scores = score_gradient(torch.zeros)
+        delta = q.new_empty((pairs, queries), dtype=torch.float32)
+        strides = (*go.stride()[:3], *out.stride()[:3])
+        grid = (cdiv(queries, 32) * pairs,)
+        delta_kernel(grid, go, out, delta, queries, q.shape[1], v.shape[3], *strides, EV=constants["EV"], BLOCK_M=32)
+        tensors = (go, q, k, v, mask, rng, stats, delta)
+        strides = (*go.stride()[:3], *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *m)
 
-    def run_queries(configuration: tuple) -> None:
-        block_m, block_n, warps, stages = configuration
-        queries_kernel(
-            (cdiv(queries, block_m) * pairs,),
-            *(*tensors, gq, d_scores, *sizes, *strides, *gq.stride()[:3], *scales),
-            **constants,
-            BLOCK_M=block_m,
-            BLOCK_N=block_n,
-            num_warps=warps,
-            num_stages=stages,
-        )
+        def run_keys(configuration: tuple) -> None:
+            block_m, block_n, warps, stages = configuration
+            keys_kernel(
+                (cdiv(keys, block_n) * kv_pairs,),
+                *(*tensors, gk, gv, *sizes, *strides, *gk.stride()[:3], *gv.stride()[:3], *scales),
+                **constants,
+                BLOCK_M=block_m,
+                BLOCK_N=block_n,
+                num_warps=warps,
+                num_stages=stages,
+            )
 
-    candidates = _configurations("backward", q, constants)
-    problem = f"{q.dtype} {pairs} {sizes} {causal} {constants['MASK']}"
-    run_keys(choose(q.device, f"attention keys {problem}", candidates[0], candidates, run_keys))
-    run_queries(choose(q.device, f"attention queries {problem}", candidates[0], candidates, run_queries))
+        def run_queries(configuration: tuple) -> None:
+            block_m, block_n, warps, stages = configuration
+            queries_kernel(
+                (cdiv(queries, block_m) * pairs,),
+                *(*tensors, gq, d_scores, *sizes, *strides, *gq.stride()[:3], *scales),
+                **constants,
+                BLOCK_M=block_m,
+                BLOCK_N=block_n,
+                num_warps=warps,
+                num_stages=stages,
+            )
+
+        for name, run in (("keys", run_keys), ("queries", run_queries)):
+            best = candidates[0]
+            if searches:
+                best = choose(q.device, (f"attention {name}", *problem), best, candidates, run, searches)
+            run(best)
+        return d_scores
+
+    chosen = ()
+    if few:  # against the general kernels, () here
+        choices = (*few, ())
+        name = ("attention backward", *problem)
+        chosen = choose(q.device, name, few[0], choices, lambda c: run_few(c) if c else run_many(0), 3)
+    d_scores = run_few(chosen) if chosen else run_many(3 if few else 2)
     if mask_grad:
         gm.copy_(d_scores.sum_to_size(mask.shape))
     return grads

@@ -8,8 +8,6 @@ split the reduction over programs, which write float32 parts that are added in o
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 import triton.language as tl
@@ -24,43 +22,13 @@ from dlperf.ops.conv import (
 )
 
 from . import _depthwise
-from ._launch import INTERPRETED, capability, cdiv, kernel, multiprocessors, power_of_two
+from ._conv_plan import MOST_SPLIT, MOST_WEIGHT_SPLIT, Geometry, geometry, launch_tuned, tile_constants
+from ._launch import cdiv, kernel, power_of_two
 from ._moments import Moments, store_moments
 from ._products import NARROW, convolution_precision, finish, tile_of, within
-from ._tune import choose
 from .matmul import Operand, join_kernel, product
 
 _LAST = torch.channels_last
-_GROUP_M = 8
-
-
-class Geometry(NamedTuple):
-    """A convolution's sizes: x [n, h, w, c], weight [k, r, s, c / groups], y [n, p, q, k]."""
-
-    n: int
-    h: int
-    w: int
-    c: int
-    k: int
-    r: int
-    s: int
-    p: int
-    q: int
-    stride_h: int
-    stride_w: int
-    pad_h: int
-    pad_w: int
-    dilation_h: int
-    dilation_w: int
-    groups: int
-
-    @property
-    def is_pointwise(self) -> bool:
-        return self[5:7] == (1, 1) and self[9:13] == (1, 1, 0, 0) and self.groups == 1
-
-    @property
-    def is_depthwise(self) -> bool:
-        return self.c == self.groups and self.groups > 1
 
 
 @kernel(products=True)
@@ -329,51 +297,6 @@ def weight_kernel(
     tl.store(gw + at, acc.to(gw.dtype.element_ty), mask=inside)
 
 
-# (BLOCK_M, BLOCK_N, BLOCK_K, warps, stages) by (capability, bytes of an element), best first where there are tiles
-# enough. Chosen by the ahead-of-time table; not yet measured on a GPU.
-CONFIGURATIONS = {
-    (90, 2): ((128, 128, 64, 8, 3), (128, 64, 64, 8, 3), (64, 64, 64, 4, 4)),
-    (80, 2): ((128, 128, 32, 8, 3), (128, 64, 32, 8, 4), (64, 64, 32, 4, 4)),
-    (80, 4): ((128, 64, 32, 8, 3), (64, 64, 32, 4, 3)),
-}
-
-
-def _configure(x: Tensor, rows: int, columns: int, depth: int, copies: int, most_split: int) -> tuple:
-    """(BLOCK_M, BLOCK_N, BLOCK_K, warps, stages, SPLIT_K) for copies products of rows x columns, summed over depth
-    steps."""
-    chip, processors = capability(x.device), multiprocessors(x.device)
-    if INTERPRETED:
-        return 64, min(64, max(16, power_of_two(columns))), 32, 4, 3, min(3, most_split) if depth > 400 else 1
-    candidates = CONFIGURATIONS.get((90 if chip >= 90 else 80, x.itemsize)) or CONFIGURATIONS[80, x.itemsize]
-
-    def tiles(c: tuple) -> int:
-        return copies * cdiv(rows, c[0]) * cdiv(columns, c[1])
-
-    block_m, block_n, block_k, warps, stages = next(
-        (c for c in candidates if tiles(c) >= processors * 3 // 4 and c[1] < 2 * power_of_two(columns)), candidates[-1]
-    )
-    block_n = min(block_n, max(16, power_of_two(columns)))
-    split = 1
-    count = copies * cdiv(rows, block_m) * cdiv(columns, block_n)
-    while count * split * 2 <= 2 * processors and depth >= block_k * 4 * split * 2 and split < most_split:
-        split *= 2
-    return block_m, block_n, block_k, warps, stages, split
-
-
-def _tuned(x: Tensor, problem: str, default: tuple, run) -> None:
-    if INTERPRETED:
-        run(default)
-        return
-    candidates = CONFIGURATIONS.get((90 if capability(x.device) >= 90 else 80, x.itemsize), CONFIGURATIONS[80, 4])
-    narrow = [(*c[:1], min(c[1], default[1]), *c[2:], default[5]) for c in candidates]
-    run(choose(x.device, f"{problem} {x.dtype}", default, narrow, run))
-
-
-def _blocks(configuration: tuple) -> dict:
-    block_m, block_n, block_k, _, _, split = configuration
-    return {"SPLIT_K": split, "BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": _GROUP_M}
-
-
 def _join(parts: Tensor, bias, residual, out: Tensor, rows: int, columns: int, split: int, kind: str) -> None:
     cols = min(128, max(16, power_of_two(columns)))
     join_kernel(
@@ -396,13 +319,6 @@ def _target(out: Tensor) -> Tensor:
 
 def _into(out: Tensor, target: Tensor) -> Tensor:
     return out if target is out else out.copy_(target)
-
-
-@lru_cache(maxsize=4096)
-def _geometry(x: torch.Size, weight: torch.Size, y: torch.Size, stride, padding, dilation, groups) -> Geometry:
-    n, c, h, w = x
-    k, _, r, s = weight
-    return Geometry(n, h, w, c, k, r, s, y[2], y[3], *stride, *padding, *dilation, groups)
 
 
 def _forward(x: Tensor, weight: Tensor, bias, residual, y: Tensor, g: Geometry, kind: str, moments=None) -> None:
@@ -439,7 +355,7 @@ def _forward(x: Tensor, weight: Tensor, bias, residual, y: Tensor, g: Geometry, 
             PRECISION=convolution_precision(x),
             FLAT=flat,
             WIDE=g.k > NARROW,
-            **_blocks(configuration),
+            **tile_constants(configuration),
             num_warps=warps,
             num_stages=stages,
         )
@@ -448,7 +364,7 @@ def _forward(x: Tensor, weight: Tensor, bias, residual, y: Tensor, g: Geometry, 
         if moments is not None:
             moments.join() if split == 1 else moments.of(y, m)
 
-    _tuned(x, f"conv forward {tuple(g)}", _configure(x, m, k_g, depth, g.groups, 16), run)
+    launch_tuned(x, ("conv forward", *g), m, k_g, depth, g.groups, MOST_SPLIT, run)
 
 
 def _input(gy: Tensor, weight: Tensor, bias, gx: Tensor, g: Geometry, kind: str) -> None:
@@ -476,7 +392,7 @@ def _input(gy: Tensor, weight: Tensor, bias, gx: Tensor, g: Geometry, kind: str)
             *(gy, weight, bias if split == 1 else None, out, *g, *steps),
             KIND=kind if split == 1 else "none",
             PRECISION=convolution_precision(gy),
-            **_blocks(configuration),
+            **tile_constants(configuration),
             num_warps=warps,
             num_stages=stages,
         )
@@ -484,14 +400,14 @@ def _input(gy: Tensor, weight: Tensor, bias, gx: Tensor, g: Geometry, kind: str)
             _join(out, bias, None, gx, g.n * g.h * g.w, g.c, split, kind)
 
     depth = cdiv(g.r, steps[0]) * cdiv(g.s, steps[1]) * k_g
-    _tuned(gy, f"conv input {tuple(g)}", _configure(gy, rows, c_g, depth, g.groups * phases, 16), run)
+    launch_tuned(gy, ("conv input", *g), rows, c_g, depth, g.groups * phases, MOST_SPLIT, run)
 
 
 def conv2d(x, weight, bias, residual, stride, padding, dilation, groups, activation):
     y = conv2d_empty(x, weight, bias, residual, stride, padding, dilation)
     if y.numel() == 0:
         return y
-    g = _geometry(x.shape, weight.shape, y.shape, tuple(stride), tuple(padding), tuple(dilation), groups)
+    g = geometry(x.shape, weight.shape, y.shape, tuple(stride), tuple(padding), tuple(dilation), groups)
     target = _target(y)
     _forward(_nhwc(x), weight, None if bias is None else bias.contiguous(), _nhwc(residual), target, g, activation)
     return _into(y, target)
@@ -501,7 +417,7 @@ def conv2d_moments(x, weight, stride, padding, dilation, groups):
     y, mean, var = conv2d_moments_empty(x, weight, stride, padding, dilation, groups)
     if y.numel() == 0:
         return y, mean.zero_(), var.zero_()
-    g = _geometry(x.shape, weight.shape, y.shape, tuple(stride), tuple(padding), tuple(dilation), groups)
+    g = geometry(x.shape, weight.shape, y.shape, tuple(stride), tuple(padding), tuple(dilation), groups)
     target = _target(y)
     _forward(_nhwc(x), weight, None, None, target, g, "none", Moments(mean, var))
     return _into(y, target), mean, var
@@ -511,7 +427,7 @@ def conv2d_bwd_input(gy, weight, input_size, stride, padding, dilation, groups, 
     gx = conv2d_bwd_input_empty(gy, weight, input_size, stride, padding, dilation, groups, channels_last)
     if gx.numel() == 0:
         return gx
-    g = _geometry(gx.shape, weight.shape, gy.shape, tuple(stride), tuple(padding), tuple(dilation), groups)
+    g = geometry(gx.shape, weight.shape, gy.shape, tuple(stride), tuple(padding), tuple(dilation), groups)
     target = _target(gx)
     _input(_nhwc(gy), weight, None, target, g, "none")
     return _into(gx, target)
@@ -521,7 +437,7 @@ def conv_transpose2d(x, weight, bias, stride, padding, output_padding, dilation,
     y = conv_transpose2d_empty(x, weight, bias, stride, padding, output_padding, dilation, groups)
     if y.numel() == 0:
         return y
-    g = _geometry(y.shape, weight.shape, x.shape, tuple(stride), tuple(padding), tuple(dilation), groups)
+    g = geometry(y.shape, weight.shape, x.shape, tuple(stride), tuple(padding), tuple(dilation), groups)
     target = _target(y)
     _input(_nhwc(x), weight, None if bias is None else bias.contiguous(), target, g, activation)
     return _into(y, target)
@@ -531,7 +447,7 @@ def conv2d_bwd_weight(gy, x, weight_size, stride, padding, dilation, groups, cha
     gw = conv2d_bwd_weight_empty(gy, x, weight_size, stride, padding, dilation, groups, channels_last)
     if gy.numel() == 0:
         return gw.zero_()
-    g = _geometry(x.shape, gw.shape, gy.shape, tuple(stride), tuple(padding), tuple(dilation), groups)
+    g = geometry(x.shape, gw.shape, gy.shape, tuple(stride), tuple(padding), tuple(dilation), groups)
     gy, x, target = _nhwc(gy), _nhwc(x), _target(gw)
     pixels = g.n * g.p * g.q
     how = convolution_precision(x)
@@ -542,16 +458,18 @@ def conv2d_bwd_weight(gy, x, weight_size, stride, padding, dilation, groups, cha
     if g.is_depthwise:
         _depthwise.weight(gy, x, target, g)
         return _into(gw, target)
-    k_g, width = g.k // g.groups, g.r * g.s * g.c // g.groups
+    k_g, c_g = g.k // g.groups, g.c // g.groups
+    width = g.r * g.s * c_g
 
     def run(configuration: tuple) -> None:
         block_m, block_n, _, warps, stages, split = configuration
+        warps = 8 if c_g < 16 else warps  # where neighbours lie in different taps, addresses take many registers
         out = target if split == 1 else x.new_empty((split, g.k, width), dtype=torch.float32)
         grid = (cdiv(k_g, block_m) * cdiv(width, block_n) * g.groups, split)
-        constants = {"PRECISION": how, **_blocks(configuration)}
+        constants = {"PRECISION": how, **tile_constants(configuration)}
         weight_kernel(grid, gy, x, out, *g, **constants, num_warps=warps, num_stages=stages)
         if split > 1:
             _join(out, None, None, target, g.k, width, split, "none")
 
-    _tuned(x, f"conv weight {tuple(g)}", _configure(x, k_g, width, pixels, g.groups, 64), run)
+    launch_tuned(x, ("conv weight", *g), k_g, width, pixels, g.groups, MOST_WEIGHT_SPLIT, run)
     return _into(gw, target)

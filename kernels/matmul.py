@@ -18,12 +18,13 @@ from torch import Tensor
 
 from dlperf.ops.matmul import bmm_empty, linear_empty
 
-from ._launch import INTERPRETED, capability, cdiv, kernel, multiprocessors, power_of_two
+from ._launch import INTERPRETED, TRITON, capability, cdiv, kernel, multiprocessors, power_of_two
 from ._moments import Moments, store_moments
 from ._products import NARROW, finish, precision, tile_of, within
 from ._tune import choose
 
 _GROUP_M = 8
+MOST_SPLIT = 32
 
 
 @kernel(products=True)
@@ -239,7 +240,6 @@ FEW_ROWS = {2: (16, 128, 64, 4, 4), 4: (16, 64, 32, 4, 3)}
 PERSISTENT = ((128, 128, 64, 4, 3, True), (128, 128, 64, 8, 4, False))
 # By capability, the first triton that was seen to specialize: 3.6 fails to compile it for 10.0.
 _SPECIALIZES = {90: (3, 6), 100: (3, 8)}
-_TRITON = tuple(map(int, triton.__version__.split(".")[:2]))
 
 
 def _candidates(chip: int, itemsize: int) -> tuple[tuple, ...]:
@@ -261,9 +261,15 @@ def configure(chip: int, processors: int, itemsize: int, batch: int, m: int, n: 
         )
     tiles = batch * cdiv(m, best[0]) * cdiv(n, best[1])
     split = 1
-    while tiles * split * 2 <= processors * 2 and k >= best[2] * 4 * split * 2 and split < 32:
+    while tiles * split * 2 <= processors * 2 and k >= best[2] * 4 * split * 2 and split < MOST_SPLIT:
         split *= 2
     return (*best, split)
+
+
+def other_splits(configuration: tuple, most: int) -> list[tuple]:
+    """Half and twice the parts of a split reduction: how many pay depends on what joining them costs."""
+    *tile, split = configuration
+    return [(*tile, s) for s in (split // 2, split * 2) if split > 1 and s <= most]
 
 
 def _wants_persistent(chip: int, processors: int, a: Tensor, b: Tensor, x: Operand, y: Operand) -> bool:
@@ -350,8 +356,8 @@ def product(
     if INTERPRETED:
         run(default)
         return
-    problem = f"matmul {a.dtype} {how} {outer * inner} {power_of_two(m)} {n} {k} {x.stride[3] == 1} {y.stride[2] == 1}"
-    candidates = [(*c, default[5]) for c in _candidates(chip, a.itemsize)]
+    problem = "matmul", a.dtype, how, outer * inner, power_of_two(m), n, k, x.stride[3] == 1, y.stride[2] == 1
+    candidates = [(*c, default[5]) for c in _candidates(chip, a.itemsize)] + other_splits(default, MOST_SPLIT)
     run(choose(a.device, problem, default, candidates, run))
 
 
@@ -403,9 +409,9 @@ def _persistent(a, x, b, y, bias, residual, r_stride, c, alpha, beta, kind, proc
 
     # A specialized kernel's few registers have no room for a longer epilogue.
     short = residual is None and kind in ("none", "relu") and moments is None
-    short = short and _SPECIALIZES[90 if capability(a.device) < 100 else 100] <= _TRITON
+    short = short and _SPECIALIZES[90 if capability(a.device) < 100 else 100] <= TRITON
     candidates = PERSISTENT if short else PERSISTENT[1:]
-    problem = f"persistent {a.dtype} {m} {n} {k} {x.stride[3] == 1} {y.stride[2] == 1} {short}"
+    problem = "persistent", a.dtype, m, n, k, x.stride[3] == 1, y.stride[2] == 1, short
     run(choose(a.device, problem, candidates[0], candidates, run))
 
 

@@ -76,6 +76,44 @@ def test_backward_stays_with_the_backend_of_forward():
     assert calls == [("activation_bwd", "reference")]
 
 
+def test_backward_in_a_thread_of_autograd_is_forwards():
+    """As of tensors on a GPU: the backend named in forward is named there, and its calls are collected."""
+    x = torch.randn(5, requires_grad=True)
+    seen = []
+
+    def backward(y):
+        torch.autograd.grad(y.sum(), x)
+        seen.append((backends.named(), backends._state.trace))  # as before
+
+    with dlperf.backend("reference"), backends.trace() as calls:
+        thread = threading.Thread(target=backward, args=(F.silu(x),))
+        thread.start()
+        thread.join()
+    assert calls == [("activation", "reference"), ("activation_bwd", "reference")]
+    assert seen == [(None, None)]
+
+
+def test_a_gradient_that_the_named_backend_declines_raises_in_a_thread_of_autograd_too(monkeypatch):
+    reference = backends.load("reference")
+    served = reference.why_not
+    x = torch.randn(5, requires_grad=True)
+    raised = []
+
+    def backward(y):
+        try:
+            y.sum().backward()
+        except dlperf.BackendError as error:
+            raised.append(str(error))
+
+    with dlperf.backend("reference"):
+        y = F.silu(x)
+    monkeypatch.setattr(reference, "why_not", lambda op, *args: "no" if op.endswith("_bwd") else served(op, *args))
+    thread = threading.Thread(target=backward, args=(y,))
+    thread.start()
+    thread.join()
+    assert raised and "'reference' backend was asked for" in raised[0]
+
+
 @pytest.mark.parametrize(
     "variable, mend", [("DLPERF_BACKEND", "expected one of auto"), ("DLPERF_ISA", "expected one of")]
 )

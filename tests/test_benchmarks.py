@@ -439,7 +439,7 @@ def test_the_newest_record_counts_and_a_gpu_check_holds_one(tmp_path):
 def test_gpu_check_stages(tmp_path):
     stages = {stage.name: stage for stage in gpu_check.stages(tmp_path, "python3")}
     assert list(stages) == [
-        *("install", "import", "tests", "check", "check-cuda", "memcheck", "racecheck"),
+        *("install", "import", "check", "check-cuda", "tests", "memcheck", "racecheck"),
         *("kernels", "kernels-cuda", "bench"),
     ]
     assert {"--no-deps", "--no-build-isolation", "--target"} <= set(stages["install"].command)

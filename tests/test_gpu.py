@@ -41,6 +41,19 @@ def test_large_products(dtype, transposed):
     assert_matches(y, truth, baseline=own, reduction=2048)
 
 
+@pytest.mark.parametrize("function", ["linear", "conv2d"])
+def test_float32_by_tf32(function, monkeypatch):
+    """Each operand loses at most the bits below TF32's ten."""
+    for switch in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
+        monkeypatch.setattr(switch, "fp32_precision", "tf32")
+    x, w = (torch.randn(100, 96, 6, 6, device="cuda"), torch.randn(80, 96, 3, 3, device="cuda"))
+    if function == "linear":
+        x, w = x.flatten(2).mT.contiguous(), w[:, :, 0, 0].contiguous()
+    peer = getattr(torch.nn.functional, function)
+    error = (getattr(F, function)(x, w) - peer(x.double(), w.double())).abs()
+    assert (error <= 2.0**-9 * peer(x.double().abs(), w.double().abs())).all()
+
+
 def test_the_direct_launch_follows_shapes_and_alignment():
     base = torch.randn(5000, device="cuda")
     for n in (64, 64, 63, 4096, 4096):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 import dlperf
 from dlperf.nn import functional as F
@@ -20,7 +21,12 @@ from dlperf.nn import functional as F
 pytest.importorskip("triton", reason="triton is not installed")
 
 from dlperf.backends import triton as backend
-from dlperf.kernels import _launch, _short_attention, _tune, aot, attention, conv, matmul, verified
+from dlperf.kernels import _attention_plan, _conv_plan, _launch, _products, _short_attention, aot, matmul, verified
+from dlperf.testing import run
+from dlperf.testing.cases import FAMILIES, Case, Maker
+
+from . import pretended_card
+from .pretended_card import on_card
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,10 +67,10 @@ def test_the_ahead_of_time_check_has_every_configuration(shipped):
         for itemsize in (2, 4):
             assert {c[:3] for c in (*matmul._candidates(capability, itemsize), matmul.FEW_ROWS[itemsize])} <= tiles
         tiles = _tiles(found, "conv.forward_kernel", "BLOCK_M", "BLOCK_N", "BLOCK_K")
-        wanted = conv.CONFIGURATIONS[90 if capability >= 90 else 80, 2]
+        wanted = _conv_plan.CONFIGURATIONS[90 if capability >= 90 else 80, 2]
         assert {c[:3] for c in wanted} <= tiles
         tiles = _tiles(found, "attention.forward_kernel", "BLOCK_M", "BLOCK_N")
-        for (direction, chip, _, _), wanted in attention.CONFIGURATIONS.items():
+        for (direction, chip, _, _), wanted in _attention_plan.CONFIGURATIONS.items():
             if direction == "forward" and chip == 80 and capability == 80:
                 assert {c[:2] for c in wanted} <= tiles
     tiles = _tiles(shipped[90], "matmul.persistent_kernel", "BLOCK_M", "BLOCK_N", "BLOCK_K", "WARP_SPECIALIZE")
@@ -81,6 +87,22 @@ def test_what_cannot_compile_is_a_problem(shipped):
     variant = next(v for v in shipped[90] if v.kernel == "activation.forward_kernel")
     wrong = aot.Variant(**{**variant.__dict__, "constants": (("KIND", "no such kind"), ("BLOCK", 2048))})
     assert aot.examine((wrong, 90)).problems
+
+
+def test_another_triton_is_installed_aside_and_writes_no_table(monkeypatch, tmp_path):
+    calls = []
+
+    def run(command, env=None, check=False):
+        calls.append((command, env))
+        return subprocess.CompletedProcess(command, 0 if "pip" in command else 3)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(aot.subprocess, "run", run)
+    assert aot.main(["--triton", "3.6.0", "--kernel", "add", "--out", "table.md"]) == 3
+    (install, _), (compile, environment) = calls
+    assert install[-3:] == ["--target", "build/triton-3.6.0", "triton==3.6.0"]
+    assert compile[-2:] == ["--kernel", "add"]
+    assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path / "build" / "triton-3.6.0")
 
 
 # A descriptor's row is 16 bytes at least: the launcher does not take these kernels for less.
@@ -121,33 +143,43 @@ def test_a_misaligned_tensor_is_another_variant():
     assert _launch.specialization(aligned) != _launch.specialization(shifted)
 
 
-def test_a_compiled_variant_is_launched_directly(monkeypatch):
-    """The second call of a signature does not go through triton's binder; another signature does."""
-    kernel = _launch.KERNELS["add.add_kernel"]
-    launched = []
-
-    class Compiled:
-        def __getitem__(self, grid):
-            return lambda *args: launched.append(("direct", grid, len(args)))
-
-    class Jit:
-        def __getitem__(self, grid):
-            return lambda *args, **kwargs: launched.append(("binder", grid, len(args))) or Compiled()
-
-    monkeypatch.setattr(kernel, "jit", Jit())
-    monkeypatch.setattr(kernel, "_compiled", {})
-    x = torch.zeros(64)
-    constants = {"KIND": "none", "BLOCK": 2048}
-    for n in (64, 64, 63):
-        kernel._launch(0, (1,), (x, x, x, n, 1.0), constants, 4, 2)
-    assert launched == [("binder", (1,), 5), ("direct", (1, 1, 1), 7), ("binder", (1,), 5)]
-
-
 def test_cpu_tensors_are_declined_with_the_reason():
     if _launch.INTERPRETED:
         pytest.skip("the interpreter takes CPU tensors")
     with dlperf.backend("triton"), pytest.raises(dlperf.BackendError, match="NVIDIA GPUs"):
         F.silu(torch.ones(3))
+
+
+@pytest.mark.parametrize("switch, value", [("fp32_precision", "tf32"), ("allow_tf32", True)])
+def test_float32_products_follow_torchs_switches(switch, value):
+    """Of both generations: torch's older ones raise where the newer were used."""
+    x = torch.ones(1)
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.fp32_precision, convolutions.conv.fp32_precision, convolutions.rnn.fp32_precision
+    try:
+        for owner in (products, convolutions.conv if switch == "fp32_precision" else convolutions):
+            setattr(owner, switch, "ieee" if value == "tf32" else False)
+        assert {_products.precision(x), _products.convolution_precision(x)} == {"tf32x3"}
+        for owner in (products, convolutions.conv if switch == "fp32_precision" else convolutions):
+            setattr(owner, switch, value)
+        assert {_products.precision(x), _products.convolution_precision(x)} == {"tf32"}
+    finally:
+        products.fp32_precision, convolutions.conv.fp32_precision, convolutions.rnn.fp32_precision = before
+
+
+def test_checks_compare_float32_with_float32(monkeypatch):
+    """torch's default for cuDNN is TF32, which it takes for some shapes: no tolerance could tell right from wrong."""
+    seen = set()
+
+    def function(x):
+        if x.dtype is torch.float32:
+            seen.update((_products.precision(x), _products.convolution_precision(x)))
+        return x.relu()
+
+    monkeypatch.setattr(run, "_public", lambda name: function)
+    assert run.run_case(Case("relu", "watched", lambda make: ((make(3),), {})), torch.float32, "reference").ok
+    assert seen == {"tf32x3"}
+    assert _products.convolution_precision(torch.ones(1)) == "tf32"
 
 
 def test_rules_say_what_is_out_of_range():
@@ -178,9 +210,11 @@ def test_a_family_is_hashed_with_the_families_that_it_imports():
 
 
 def test_the_shipped_variants_hold_the_short_attention_kernels(shipped):
-    for capability, lengths in ((80, (64, 257)), (90, (64, 257, 577))):
+    for capability in (80, 90):
+        most = max(most for most, chips, *_ in _attention_plan.SHORT["forward"] if capability in chips)
+        lengths = [n for n in (64, 257, 577) if n <= most]
         tiles = _tiles(shipped[capability], "_short_attention.forward_kernel", "N0", "N1", "N2")
-        assert {_short_attention.tiles(n) for n in lengths} <= tiles
+        assert lengths and {_short_attention.tiles(n) for n in lengths} <= tiles
 
 
 @pytest.mark.parametrize("keys", [1, 15, 16, 17, 49, 64, 65, 77, 197, 257, 577, 640])
@@ -191,29 +225,9 @@ def test_tiles_cover_the_keys_with_little_to_spare(keys):
 
 @pytest.fixture
 def a_card(monkeypatch):
-    """A GPU of compute capability 9.0 with 132 multiprocessors, as far as torch is asked."""
-    monkeypatch.setattr(torch.version, "cuda", "12.8")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (9, 0))
+    pretended_card.pretend(monkeypatch)
+    yield
     backend._why_not_device.cache_clear()
-    yield torch.device("cuda", 0)
-    backend._why_not_device.cache_clear()
-
-
-class _OnCard(torch.Tensor):
-    """A meta tensor that says that it lies on a GPU."""
-
-    index = 0
-    is_cuda = property(lambda self: True)
-    device = property(lambda self: torch.device("cuda", self.index))
-
-    def get_device(self):
-        return self.index
-
-
-def _on_card(*size, dtype=torch.float32, index=0):
-    x = torch.empty(size, dtype=dtype, device="meta").as_subclass(_OnCard)
-    x.index = index
-    return x
 
 
 def _reason(op, *args):
@@ -224,70 +238,48 @@ def _reason(op, *args):
 
 
 def test_a_gpu_that_is_too_old_is_named(a_card, monkeypatch):
-    assert _reason("activation", _on_card(3), "silu", 0.0) is None
+    assert _reason("activation", on_card(3), "silu", 0.0) is None
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (7, 5))
     backend._why_not_device.cache_clear()
-    assert "7.5, and the kernels need 8.0" in _reason("activation", _on_card(3), "silu", 0.0)
+    assert "7.5, and the kernels need 8.0" in _reason("activation", on_card(3), "silu", 0.0)
 
 
 def test_a_dtype_that_no_kernel_has_is_named(a_card):
-    assert "float64" in _reason("activation", _on_card(3, dtype=torch.float64), "silu", 0.0)
-    q = _on_card(1, 1, 4, 8, dtype=torch.int8)
+    assert "float64" in _reason("activation", on_card(3, dtype=torch.float64), "silu", 0.0)
+    q = on_card(1, 1, 4, 8, dtype=torch.int8)
     assert "int8" in _reason("attention", q, q, q, None, None, False, 1.0, 0.0)
 
 
 def test_tensors_on_two_devices_are_named(a_card):
-    assert "different GPUs" in _reason("add", _on_card(3), _on_card(3, index=1), 1.0, "none")
-    assert "a tensor is on cpu" in _reason("add", _on_card(3), torch.empty(3), 1.0, "none")
+    assert "different GPUs" in _reason("add", on_card(3), on_card(3, index=1), 1.0, "none")
+    assert "a tensor is on cpu" in _reason("add", on_card(3), torch.empty(3), 1.0, "none")
 
 
 def test_a_head_dimension_out_of_range_is_named(a_card):
-    q = _on_card(1, 1, 4, 257)
+    q = on_card(1, 1, 4, 257)
     assert "above 256" in _reason("attention", q, q, q, None, None, False, 1.0, 0.0)
 
 
 def test_more_rows_than_int32_numbers_are_named(a_card):
-    x, w = _on_card(2**31, 1), _on_card(4, 1)
+    x, w = on_card(2**31, 1), on_card(4, 1)
     assert "int32" in _reason("linear", x, w, None, None, "none")
-    assert "int32" in _reason("conv2d", _on_card(2**15, 1, 2**8, 2**8), _on_card(4, 1, 1, 1), None, None)
+    assert "int32" in _reason("conv2d", on_card(2**15, 1, 2**8, 2**8), on_card(4, 1, 1, 1), None, None)
 
 
 def test_packed_sequences_lengths_may_lie_on_the_cpu(a_card):
-    x, h, w, sizes = _on_card(5, 4), _on_card(2, 3), _on_card(3, 4), torch.tensor([3, 2])
-    args = (x, h, None, w, _on_card(3, 3), None, None, sizes, "rnn_tanh", False, False)
+    x, h, w, sizes = on_card(5, 4), on_card(2, 3), on_card(3, 4), torch.tensor([3, 2])
+    args = (x, h, None, w, on_card(3, 3), None, None, sizes, "rnn_tanh", False, False)
     assert _reason("recurrent", *args) is None
 
 
-def test_a_search_takes_two_seconds_at_most_and_is_stored(tmp_path, monkeypatch):
-    clock, tried = [0.0], []
-
-    def bench(run, **_):
-        run()
-        clock[0] += 0.9
-        return 1.0 / len(tried)
-
-    monkeypatch.setattr(_tune, "SEARCHES", True)
-    monkeypatch.setattr(_tune, "INTERPRETED", False)
-    monkeypatch.setattr(_tune, "_file", lambda device: tmp_path / "tuned.json")
-    monkeypatch.setattr(_tune, "_stored", {})
-    monkeypatch.setattr(_tune.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr("triton.testing.do_bench", bench)
-    candidates = [(n,) for n in range(9)]
-    card = torch.device("cuda", 0)
-    assert _tune.choose(card, "a problem", (4,), candidates, tried.append) == (1,)
-    assert tried == [(4,), (0,), (1,)]
-    monkeypatch.setattr(_tune, "_stored", {})  # another process
-    assert _tune.choose(card, "a problem", (4,), candidates, tried.append) == (1,)
-    assert len(tried) == 3
-
-
-def test_nothing_is_timed_unless_it_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(_tune, "SEARCHES", False)
-    monkeypatch.setattr(_tune, "INTERPRETED", False)
-    monkeypatch.setattr(_tune, "_file", lambda device: tmp_path / "tuned.json")
-    monkeypatch.setattr("triton.testing.do_bench", None)
-    assert _tune.choose(torch.device("cuda", 0), "another problem", (4,), [(1,)], None) == (4,)
+def test_cases_are_made_on_the_device_that_is_asked_for():
+    for case in (case for cases in FAMILIES.values() for case in cases):
+        made = case.make(Maker(case.dtypes[0], "meta"))
+        elsewhere = [t for t in tree_leaves(made) if isinstance(t, torch.Tensor) and not t.is_meta]
+        if "packed" in case.id:  # torch keeps its batch sizes on the CPU
+            assert all(t.dtype is torch.int64 for t in elsewhere)
+        else:
+            assert not elsewhere, str(case)
 
 
 def test_every_operator_belongs_to_a_family():

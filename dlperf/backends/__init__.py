@@ -85,24 +85,39 @@ class backend:
         _state.named = self._before
 
 
+def choice(module: ModuleType) -> tuple:
+    """What forward keeps of its choice, for :class:`prefer` in backward."""
+    return short_name(module), threading.get_ident(), _state.named, _state.trace
+
+
 class prefer:
-    """Tries this backend first inside the block: a backward pass stays with what forward used."""
+    """Tries the chosen backend first inside the block: a backward pass stays with what forward used.
 
-    __slots__ = ("_before", "name")
+    Args:
+        chosen: forward's :func:`choice`, or None. In another thread than forward's, as autograd has one for each GPU,
+            the backend that the user named there is named here too, and calls are collected as there.
+    """
 
-    def __init__(self, name: str | None):
-        self.name = name
+    __slots__ = ("_before", "chosen")
+
+    def __init__(self, chosen: tuple | None):
+        self.chosen = chosen
 
     def __enter__(self) -> None:
-        self._before = _state.preferred
-        _state.preferred = self.name
+        self._before = _state.preferred, _state.named, _state.trace
+        _state.preferred = None
+        if self.chosen is not None:
+            _state.preferred, thread, named, calls = self.chosen
+            if thread != threading.get_ident():
+                _state.named, _state.trace = named, calls
 
     def __exit__(self, *exc) -> None:
-        _state.preferred = self._before
+        _state.preferred, _state.named, _state.trace = self._before
 
 
 class trace:
-    """Collects ``(operator, backend)`` of every call that the calling thread makes inside the block."""
+    """Collects ``(operator, backend)`` of every call that the calling thread makes inside the block, gradients that
+    autograd computes in its own threads included."""
 
     def __enter__(self) -> list[tuple[str, str]]:
         self._before = _state.trace

@@ -123,10 +123,13 @@ def state() -> str:
     """What `dlperf info` says of it where it is available."""
     if INTERPRETED:
         return "available, in Triton's interpreter"
-    from ..kernels import verified
+    from ..kernels import _direct, verified
 
     device = torch.cuda.current_device()
+    said = ["available"]
     unverified = [family for family in _families if verified.why_not(family, device) is not None]
-    if not unverified:
-        return "available"
-    return f"available; unverified on this card, so not chosen unless named: {', '.join(unverified)}"
+    if unverified:
+        said.append(f"unverified on this card, so not chosen unless named: {', '.join(unverified)}")
+    if _direct.why_not() is not None:
+        said.append(f"every launch goes through triton's binder, which costs more ({_direct.why_not()})")
+    return "; ".join(said)

@@ -139,7 +139,7 @@ class Operator:
                 module = backends.select(operator.name, args)
                 output = operator._run_on(module, args)
                 ctx.set_materialize_grads(False)
-                ctx.dlperf_backend = backends.short_name(module)
+                ctx.dlperf_backend = backends.choice(module)
                 operator._setup(ctx, args, output)
                 return output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -65,6 +66,21 @@ def _clone(value):
     return value
 
 
+@contextlib.contextmanager
+def _in_float32():
+    """Products of float32 in float32 on a GPU too, ours and torch's: by default cuDNN rounds to TF32 where it likes."""
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+
+@_in_float32()
 def _call(case: Case, args: tuple, kwargs: dict, backend: str, with_gradients: bool):
     """Outputs, the gradients by argument, and the state that the call left in its tensors."""
     with backends.backend(backend), backends.trace() as calls:
@@ -78,6 +94,12 @@ def _call(case: Case, args: tuple, kwargs: dict, backend: str, with_gradients: b
             gradients = list(torch.autograd.grad(differentiable, inputs, cotangents, allow_unused=True))
     state = [t for t in _tensors(args, kwargs) if not t.requires_grad and t.is_floating_point()]
     return outputs, gradients, state, calls
+
+
+def call_case(case: Case, dtype: torch.dtype, backend: str, device: str = "cpu", seed: int = 0) -> None:
+    """Forward and gradients, compared with nothing."""
+    args, kwargs = case.make(Maker(dtype, device, seed))
+    _call(case, args, kwargs, backend, case.gradients)
 
 
 def _cotangent(output: Tensor) -> Tensor:

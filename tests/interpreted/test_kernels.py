@@ -7,8 +7,7 @@ import torch
 
 import dlperf
 from dlperf.diffusion.functional import ddpm_step
-from dlperf.kernels import _launch, _moments, conv, layer_norm, matmul, softmax
-from dlperf.kernels import attention as attention_kernels
+from dlperf.kernels import _attention_plan, _launch, _moments, conv, dropout, layer_norm, matmul, precompile, softmax
 from dlperf.nn import functional as F
 from dlperf.ops.attention import attention, attention_bwd
 from dlperf.testing.cases import FAMILIES
@@ -110,7 +109,7 @@ def test_attention_dropout_draws_the_same_words_as_the_reference():
 @pytest.mark.parametrize("case", FAMILIES["attention"], ids=str)
 def test_attention_in_blocks_of_keys(case, dtype, monkeypatch):
     """Few keys on the kernels of many."""
-    monkeypatch.setattr(attention_kernels, "SHORT_HEAD", 0)
+    monkeypatch.setattr(_attention_plan, "SHORT_HEAD", 0)
     outcome = run_case(case, dtype, "triton")
     assert outcome.declined is None and outcome.comparisons
     assert outcome.ok, outcome.failures()
@@ -141,6 +140,24 @@ def test_rows_without_keys_are_zero_and_their_gradients_too():
     out = F.scaled_dot_product_attention(q, k, v, torch.zeros(5, 5, dtype=torch.bool))
     grads = torch.autograd.grad(out.sum(), (q, k, v))
     assert not out.any() and not any(g.any() for g in grads)
+
+
+def test_launches_of_cases_are_noted_and_not_run(monkeypatch):
+    monkeypatch.setattr(dropout.dropout_kernel, "jit", None)
+    found = precompile.launched_by_cases(["dropout"], "cpu")
+    x = torch.ones(3)
+    assert not precompile.launched_by([lambda: 1 / 0])
+    assert precompile.launched_by([lambda: 1 / 0, lambda: F.relu(x)])
+    assert {v.kernel for v in found} == {"dropout.dropout_kernel"}
+    assert {"fp32", "fp16"} <= {d for v in found for d in v.dtypes}
+
+
+def test_a_lazily_negated_view():
+    """torch has no negative strides; this is its only tensor whose memory does not hold its values."""
+    x = torch.randn(5, 6, dtype=torch.cfloat).conj().imag
+    assert x.is_neg() and x.stride() == (12, 2)
+    assert_matches(F.silu(x), torch.nn.functional.silu(x.double()))
+    assert_matches(F.linear(x, x), x.double() @ x.double().t(), reduction=6)
 
 
 def test_in_place_activation():

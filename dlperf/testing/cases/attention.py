@@ -98,6 +98,8 @@ CASES = [
     attention_case(
         "float_empty_row",
         *(1, 2, 8, 40, 16),
-        mask=lambda make: make(8, 40, grad=False).masked_fill(torch.arange(8)[:, None] == 3, -math.inf),
+        mask=lambda make: make(8, 40, grad=False).masked_fill(
+            torch.arange(8, device=make.device)[:, None] == 3, -math.inf
+        ),
     ),
 ]
