@@ -33,7 +33,7 @@ DLPERF_INDEX JoinedChunk joined_chunk(const Join<Place>& p, int64_t number) {
 }
 
 template <class T, class Place>
-__global__ void __launch_bounds__(256) join_kernel(const __grid_constant__ Join<Place> p) {
+__global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Join<Place> p) {
     const int64_t number = int64_t(blockIdx.x) * 256 + threadIdx.x;
     if (number >= p.chunks()) return;
     const JoinedChunk chunk = joined_chunk(p, number);

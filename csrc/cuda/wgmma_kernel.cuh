@@ -181,6 +181,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
             for (int number = first; number < p.schedule.units(); number += stride) {
                 const Unit unit = unit_of(number);
                 const Range range = split_range(p.steps, unit.parts, unit.part);
+#pragma unroll 1  // the loading warp has 40 registers
                 for (int step = range.begin; step < range.end; ++step) {
                     barrier_wait(empty + at.slot * 8, at.parity ^ 1);
                     const uint32_t tile = ring + at.slot * Shape::stage_bytes, barrier = full + at.slot * 8;
