@@ -119,6 +119,8 @@ def test_the_same_bits_whatever_the_alignment_and_in_every_run(family, dtype):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_four_threads_give_the_bits_of_one(family):
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    before = [switch.fp32_precision for switch in switches]
     cases = _cases(family)
     expected = [_bits(case, *_made(case)) for case in cases]
     wrong = []
@@ -139,6 +141,7 @@ def test_four_threads_give_the_bits_of_one(family):
         thread.join(120)
         assert not thread.is_alive(), "a thread hangs"
     assert wrong == []
+    assert [switch.fp32_precision for switch in switches] == before, "a check left the process' switches changed"
 
 
 # --- forked workers ----------------------------------------------------------------------------------

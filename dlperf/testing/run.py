@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import threading
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -66,24 +66,34 @@ def _clone(value):
     return value
 
 
-@contextlib.contextmanager
-def _in_float32():
-    """Products of float32 in float32 on a GPU too, ours and torch's: by default cuDNN rounds to TF32 where it likes."""
-    switches = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
+class _InFloat32:
+    """Products of float32 in float32 on a GPU too, ours and torch's: by default cuDNN rounds to TF32 where it likes.
+
+    The switches are the process's: of calls in several threads the first sets them and the last puts them back.
+    """
+
+    _lock, _inside, _before = threading.Lock(), 0, ()
+    _SWITCHES = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if _InFloat32._inside == 0:
+                _InFloat32._before = tuple(switch.fp32_precision for switch in self._SWITCHES)
+                for switch in self._SWITCHES:
+                    switch.fp32_precision = "ieee"
+            _InFloat32._inside += 1
+
+    def __exit__(self, *exc) -> None:
+        with self._lock:
+            _InFloat32._inside -= 1
+            if _InFloat32._inside == 0:
+                for switch, value in zip(self._SWITCHES, self._before, strict=True):
+                    switch.fp32_precision = value
 
 
-@_in_float32()
 def _call(case: Case, args: tuple, kwargs: dict, backend: str, with_gradients: bool):
     """Outputs, the gradients by argument, and the state that the call left in its tensors."""
-    with backends.backend(backend), backends.trace() as calls:
+    with _InFloat32(), backends.backend(backend), backends.trace() as calls:
         outputs = _public(case.function)(*args, **kwargs)
         outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         gradients: list[Tensor | None] = []
