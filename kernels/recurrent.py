@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dlperf.ops.recurrent import GATES, check_batch_sizes, operand_gradients, recurrent_empty, rows_of
+from dlperf.ops.matmul import rows_of
+from dlperf.ops.recurrent import GATES, check_batch_sizes, operand_gradients, recurrent_empty
 
 from ._activation_math import _tanh
 from ._launch import cdiv, kernel, multiprocessors, power_of_two

@@ -50,8 +50,7 @@ void pixel_same(const DepthwiseRow& p, const TapList& taps, int64_t channels, in
     const int64_t multiplier = p.s->k / p.s->c;
     for (int64_t k = 0; k < channels; k += kWide * Vec::W) {
         const int64_t left = channels - k;
-        Vec v[kWide];  // every loop over it is unrolled, so that it stays in registers
-#pragma GCC unroll 4
+        Vec v[kWide];
         for (int j = 0; j < kWide; ++j) v[j] = Vec::zero();
         for (int64_t t = 0; t < taps.count; ++t) {
             const T* x = reinterpret_cast<const T*>(taps.pixel[t]);
@@ -62,25 +61,20 @@ void pixel_same(const DepthwiseRow& p, const TapList& taps, int64_t channels, in
                     v[j] = fma(Vec::load(x + at), Vec::load(taps.weight[t] + at), v[j]);
                 }
             } else {
-#pragma GCC unroll 4
-                for (int j = 0; j < kWide; ++j) {
+                for (int j = 0; j < kWide && j * Vec::W < left; ++j) {
                     const int64_t at = k + j * Vec::W, lanes = left - j * Vec::W;
-                    if (lanes <= 0) break;
                     v[j] = fma(load_repeated(x, at, multiplier, lanes), load_some(taps.weight[t] + at, lanes), v[j]);
                 }
             }
         }
         if (p.e.dtype == DType::f32 && !p.e.residual && p.e.act == Act::none) {
             float* y = static_cast<float*>(p.e.out) + out + k;
-#pragma GCC unroll 4
-            for (int j = 0; j < kWide; ++j) {
+            for (int j = 0; j < kWide && j * Vec::W < left; ++j) {
                 const int64_t at = j * Vec::W;
-                if (at >= left) break;
                 store_some(y + at, p.bias ? v[j] + Vec::load(p.bias + k + at) : v[j], left - at);
             }
             continue;
         }
-#pragma GCC unroll 4
         for (int j = 0; j < kWide; ++j) v[j].store(acc + j * Vec::W);
         TileCall call = {};
         call.acc = acc;

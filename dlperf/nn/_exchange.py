@@ -48,7 +48,7 @@ def outside(forward):
 
     @wraps(forward)
     def plain(self, *args, **kwargs):
-        if _is_compiling() or not _depth() or not is_on():
+        if _is_compiling() or not is_on():
             return forward(self, *args, **kwargs)
         mode = _pop()
         try:

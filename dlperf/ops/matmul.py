@@ -32,7 +32,7 @@ def bmm_empty(a: Tensor, b: Tensor, *_) -> Tensor:
     return new_empty(a, (*a.shape[:-1], b.shape[-1]))
 
 
-def _rows(x: Tensor) -> Tensor:
+def rows_of(x: Tensor) -> Tensor:
     """[*, N] as a matrix."""
     return x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
@@ -63,9 +63,9 @@ def _linear_backward(ctx, gy):
     if needs[0]:
         gx = _linear(gz, _conj(weight.t()), None, None, "none")
     if needs[1] or needs[2]:
-        rows = _rows(gz)
+        rows = rows_of(gz)
         if needs[1]:
-            gw = _linear(rows.t(), _conj(_rows(x).t()), None, None, "none")
+            gw = _linear(rows.t(), _conj(rows_of(x).t()), None, None, "none")
         if needs[2]:
             gb = channel_sum(rows)
     return gx, gw, gb, gz if needs[3] else None
@@ -101,7 +101,7 @@ def _bmm_backward(ctx, gy):
     return (
         _bmm(gz, _conj(b.mT), None, None, 0.0, alpha, "none") if needs[0] else None,
         _bmm(_conj(a.mT), gz, None, None, 0.0, alpha, "none") if needs[1] else None,
-        channel_sum(_rows(gz)) if needs[2] else None,
+        channel_sum(rows_of(gz)) if needs[2] else None,
         (gz if beta == 1 else gz * beta) if needs[3] else None,
     )
 

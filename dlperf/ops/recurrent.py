@@ -11,6 +11,7 @@ from ..memory import new_empty
 from ._checks import check_floating, describe
 from ._epilogue import cast_for_autocast, check_operands
 from ._frame import Operator, backward_through_reference, save_inputs
+from .matmul import rows_of
 
 # In the order of csrc/cpu/recurrent.h.
 CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -62,11 +63,6 @@ def operand_gradients(linear, channel_sum, x, w_ih, kept, d, d_hidden, gh0, gc0,
         lambda: channel_sum(d_hidden),
     )
     return tuple(make() if want else x.new_empty(0) for make, want in zip(makers, wanted, strict=True))
-
-
-def rows_of(x: Tensor) -> Tensor:
-    """[rows, features] of a packed or padded sequence."""
-    return x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), x.shape[-1])
 
 
 def _setup(ctx, args, output):

@@ -6,13 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...ops.matmul import rows_of
 from ...ops.recurrent import GATES, check_batch_sizes
 
 _sigmoid_bwd, _tanh_bwd = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x.reshape(x.shape[:-1].numel(), x.shape[-1])
 
 
 def _steps(x, h0, batch_sizes, reverse) -> list[tuple[int, int]]:
@@ -43,7 +40,7 @@ def _cell(cell, g, z, h, c):
 
 def _walk(x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, cell, reverse):
     """The last h and c, and ``(first row, rows, h, gates, their sums, kept)`` of each step."""
-    gates = F.linear(_rows(x), w_ih, b_ih)
+    gates = F.linear(rows_of(x), w_ih, b_ih)
     h, c, walked = h0, c0, []
     for first, rows in _steps(x, h0, batch_sizes, reverse):
         z = F.linear(h[:rows], w_hh, b_hh)
@@ -99,7 +96,7 @@ def _step_bwd(cell, up, down, y, activated, kept):
 def recurrent_bwd(gy, gh, gc, x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, y, gates, kept, cell, reverse, wanted):
     # From the inputs, not from what forward kept: differentiable again.
     _, _, walked = _walk(x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, cell, reverse)
-    gy = None if gy is None else _rows(gy)
+    gy = None if gy is None else rows_of(gy)
     gh = torch.zeros_like(h0) if gh is None else gh
     gc = torch.zeros_like(h0) if gc is None else gc
     ds, dzs = [], []
@@ -117,7 +114,7 @@ def recurrent_bwd(gy, gh, gc, x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, y,
         lambda: F.linear(d, w_ih.t()).reshape(x.shape),
         lambda: gh.clone(),
         lambda: gc.clone(),
-        lambda: F.linear(d.t(), _rows(x).t()),
+        lambda: F.linear(d.t(), rows_of(x).t()),
         lambda: F.linear(dz.t(), h_before.t()),
         lambda: d.sum(0),
         lambda: dz.sum(0),
