@@ -79,6 +79,16 @@ def empty_like(x: Tensor, memory_format=torch.preserve_format, dtype: torch.dtyp
     return torch.empty_like(x, memory_format=memory_format, dtype=dtype) if out is None else out
 
 
+def block(bytes: int, align: int) -> Tensor:
+    """Uninitialised bytes on the CPU, their address a multiple of ``align`` (of 4 KB at most); large ones on huge pages."""
+    count = -(-(bytes + align) // 4)
+    capsule = C.empty((count,), (1,), _CODES[torch.float32]) if C is not None and bytes >= SMALLEST else None
+    storage = torch.empty(count) if capsule is None else _from_dlpack(capsule)
+    storage = storage.view(torch.uint8)
+    start = -storage.data_ptr() % align
+    return storage[start : start + bytes]
+
+
 def _strides(size, memory_format) -> tuple[int, ...] | None:
     if memory_format is torch.channels_last and len(size) == 4:
         _, c, h, w = size

@@ -55,7 +55,7 @@ Blocking choose_blocking(const Weights& w, int64_t threads) {
     Blocking b = {{1, 1, 1}, 0, 0};
     double best = 1e300;
     const int64_t tiles = ceil_div(w.rows, w.mr), pixel_units = units_of(w.pixels, w.pairs);
-    const int64_t depths = max64(1, ceil_div(pixel_units, kBlocks.depth));
+    const int64_t depths = max64(1, ceil_div(pixel_units, kBlocks.outer_depth));
     const double result = double(w.rows) * double(w.panels()) * kPanel;
     for (int64_t k = 1; k <= threads && k <= depths; ++k) {
         if (k > 1 && result * double(k) > double(int64_t(16) << 20)) break;
@@ -63,7 +63,7 @@ Blocking choose_blocking(const Weights& w, int64_t threads) {
             const int64_t m = min64(threads / k / n, tiles);
             const double rows = double(ceil_div(tiles, m) * w.mr);
             const double panels = double(ceil_div(w.blocks, n) * w.taps);
-            const double depth = double(ceil_div(depths, k) * kBlocks.depth);
+            const double depth = double(ceil_div(depths, k) * kBlocks.outer_depth);
             double cost = rows * panels * kPanel * depth / 32 + depth * (rows * 0.3 + panels * kPanel * 0.25);
             if (k > 1) cost += 10000 + result / 16 * double(k) / double(threads) * 3;
             if (cost < best) {
@@ -88,8 +88,8 @@ Scratch take_scratch(Arena& arena, const Weights& w, const Blocking& b) {
     const int64_t rows = b.grid.k > 1 ? ceil_div(ceil_div(w.rows, w.mr), b.grid.m) * w.mr : b.rows;
     const int64_t blocks = b.grid.k > 1 ? ceil_div(w.blocks, b.grid.n) : b.blocks;
     Scratch t;
-    t.a = arena.take<float>(b.rows * kBlocks.depth);
-    t.b = arena.take<float>(kBlocks.depth * kPanel);
+    t.a = arena.take<float>(b.rows * kBlocks.outer_depth);
+    t.b = arena.take<float>(kBlocks.outer_depth * kPanel);
     t.acc = arena.take<float>(rows * blocks * w.taps * kPanel);
     return t;
 }
@@ -274,7 +274,7 @@ void group_gradient(const Weights& w, const Blocking& b, const T* gy, const T* x
     const auto region_of = [&](int64_t part) {
         const Range m = split(w.rows, g.m, part / g.n % g.m, w.mr);
         const Range n = split(w.blocks, g.n, part % g.n);
-        const Range k = split(w.pixels, g.k, part / g.n / g.m, kBlocks.depth * 2);
+        const Range k = split(w.pixels, g.k, part / g.n / g.m, kBlocks.outer_depth * 2);
         return Region{m.begin, m.end, n.begin * w.taps, n.end * w.taps, k.begin, k.end};
     };
     const int64_t parts = g.m * g.n * g.k;

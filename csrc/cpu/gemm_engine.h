@@ -304,7 +304,7 @@ template <class Width, class PackA, class PackB, class Done>
 static void run_outer(bool pairs, int mr, const Region& r, float* a_buffer, float* b_buffer, float* acc, bool finish,
                       const Width& width_of, const PackA& pack_a, const PackB& pack_b, const Done& done) {
     const MicroTable& micro = micro_table(pairs);
-    const int64_t depth = kBlocks.depth * (pairs ? 2 : 1), rows = r.m_end - r.m_begin;
+    const int64_t depth = kBlocks.outer_depth * (pairs ? 2 : 1), rows = r.m_end - r.m_begin;
     const int64_t steps = max64(1, ceil_div(r.k_end - r.k_begin, depth));
     TileCall t = {};
     t.taps = 1;

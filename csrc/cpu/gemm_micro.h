@@ -21,20 +21,21 @@ constexpr bool kNativeBf16 = false;
 #endif
 
 struct BlockSizes {
-    int nv_max;       // vectors per full panel
-    int mr[5];        // rows of the tile that has nv vectors
-    int row_step;     // common multiple of mr: what row blocks are rounded to
-    int64_t depth;    // units of reduction per block: depth x panel of B stays in L1
-    int64_t rows;     // rows per block at most
-    int64_t a_bytes;  // bytes of A that one row block may touch: its share of L2
+    int nv_max;           // vectors per full panel
+    int mr[5];            // rows of the tile that has nv vectors
+    int row_step;         // common multiple of mr: what row blocks are rounded to
+    int64_t depth;        // units of reduction per block: depth x panel of B stays in L2, beside A's share
+    int64_t outer_depth;  // the same where A is packed too: in L1
+    int64_t rows;         // rows per block at most
+    int64_t a_bytes;      // bytes of A that one row block may touch: its share of L2
 };
 
 #if DLPERF_ISA_LEVEL >= 2
-constexpr BlockSizes kBlocks = {4, {0, 12, 12, 8, 6}, 24, 128, 120, 512 << 10};
+constexpr BlockSizes kBlocks = {4, {0, 12, 12, 8, 6}, 24, 384, 128, 120, 512 << 10};
 #elif DLPERF_ISA_LEVEL == 1
-constexpr BlockSizes kBlocks = {2, {0, 8, 6, 0, 0}, 24, 256, 240, 256 << 10};
+constexpr BlockSizes kBlocks = {2, {0, 8, 6, 0, 0}, 24, 256, 256, 240, 256 << 10};
 #else
-constexpr BlockSizes kBlocks = {4, {0, 4, 4, 4, 4}, 24, 256, 120, 256 << 10};
+constexpr BlockSizes kBlocks = {4, {0, 4, 4, 4, 4}, 24, 256, 256, 120, 256 << 10};
 #endif
 
 constexpr int kMrMax = kBlocks.mr[1];

@@ -67,8 +67,30 @@ static DLPERF_INLINE void store_tile(const TileCall& t, Vec (&acc)[MR][NV]) {
     }
 }
 
+constexpr int kFetchAhead = 8;  // steps of the reduction
+
+// Asks for the lines of a tile's results and residual while its products are made: results larger than the caches would
+// else stop it at every store.
+template <int MR, int NV>
+static DLPERF_INLINE void fetch_results(const TileCall& t) {
+    const Epilogue& e = *t.epilogue;
+    const int64_t size = e.dtype == DType::f32 ? 4 : 2, bytes = NV * Vec::W * size;
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+        const char* y = static_cast<const char*>(e.out) + (t.out_offset[i] + t.n0) * size;
+        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(y + at, 0, 2);
+    }
+    if (!e.residual || e.residual_col != 1) return;
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+        const char* r = static_cast<const char*>(e.residual) + (t.residual_offset[i] + t.n0) * size;
+        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(r + at, 0, 2);
+    }
+}
+
 template <class Unit, int MR, int NV, bool Packed>
 void tile(const TileCall& t) {
+    if (t.last) fetch_results<MR, NV>(t);
     Vec acc[MR][NV];
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
@@ -103,6 +125,9 @@ void tile(const TileCall& t) {
                 Vec bv[NV];
 #pragma GCC unroll 4
                 for (int j = 0; j < NV; ++j) bv[j] = Vec::load(b + j * Vec::W);
+                // A block of B is larger than the L1 cache: it comes from L2, ahead of its use.
+#pragma GCC unroll 4
+                for (int j = 0; j < NV; ++j) __builtin_prefetch(b + (j + kFetchAhead * NV) * Vec::W, 0, 3);
 #pragma GCC unroll 16
                 for (int i = 0; i < MR; ++i) {
                     const Vec av = broadcast(a[i] + k);

@@ -11,13 +11,13 @@ Grid outer_grid(const GemmShape& s, int64_t threads) {
     Grid best = {1, 1, 1};
     double best_cost = 1e300;
     const int64_t tiles = ceil_div(s.m, kPanelMr), panels = ceil_div(s.n, kPanel),
-                  depths = ceil_div(s.k, kBlocks.depth);
+                  depths = ceil_div(s.k, kBlocks.outer_depth);
     for (int64_t k = 1; k <= threads; ++k) {
         if (k > 1 && (k > depths || s.m * s.n > 1 << 20)) break;
         for (int64_t n = 1; n <= threads / k && n <= panels; ++n) {
             const int64_t m = min64(threads / k / n, tiles);
             const double rows = double(ceil_div(tiles, m) * kPanelMr), columns = double(ceil_div(panels, n) * kPanel);
-            const double depth = double(ceil_div(depths, k) * kBlocks.depth);
+            const double depth = double(ceil_div(depths, k) * kBlocks.outer_depth);
             const double passes = double(ceil_div(ceil_div(panels, n), kOuterPanels));
             double cost = rows * columns * depth / 32 + depth * (rows * passes * 0.25 + columns * 0.25);
             if (k > 1)
@@ -42,8 +42,8 @@ OuterWorkspace take_outer(Arena& arena, const GemmShape& s, const Grid& g) {
     const int64_t block_m = g.k > 1 ? rows : min64(rows, kOuterRows);
     const int64_t block_n = (g.k > 1 ? panels : min64(panels, kOuterPanels)) * kPanel;
     OuterWorkspace w;
-    w.a = arena.take<float>(block_m * kBlocks.depth);
-    w.b = arena.take<float>(kBlocks.depth * kPanel);
+    w.a = arena.take<float>(block_m * kBlocks.outer_depth);
+    w.b = arena.take<float>(kBlocks.outer_depth * kPanel);
     w.acc = arena.take<float>(block_m * block_n);
     w.tables.out = arena.take<int64_t>(block_m);
     w.tables.residual = arena.take<int64_t>(block_m);
@@ -104,7 +104,7 @@ void gemm_outer(const GemmShape& s, const Operands& o, Arena& arena, int64_t thr
         const auto region_of = [&](int64_t part) {
             const Range m = split(s.m, grid.m, part / grid.n % grid.m, kPanelMr);
             const Range n = split(panels, grid.n, part % grid.n);
-            const Range k = split(s.k, grid.k, part / grid.n / grid.m, kBlocks.depth);
+            const Range k = split(s.k, grid.k, part / grid.n / grid.m, kBlocks.outer_depth);
             return Region{m.begin, m.end, n.begin, n.end, k.begin, k.end};
         };
         const Range batch = alone ? split(s.batch, team, me) : Range{0, s.batch};

@@ -48,7 +48,11 @@ static void transform_data(const TileGrid& g, const T* src, const float* zero, i
             for (int j = 0; j < kIn; ++j) {
                 Vec d[kIn];
 #pragma GCC unroll 6
-                for (int r = 0; r < kIn; ++r) d[r] = load_some(pixel[r][j] + c, g.c - c);
+                for (int r = 0; r < kIn; ++r) {
+                    d[r] = load_some(pixel[r][j] + c, g.c - c);
+                    // The next tile's new pixels: too many short streams for the processor to see them coming.
+                    if (j >= 2) __builtin_prefetch(pixel[r][j] + kTile * g.c + c, 0, 3);
+                }
                 data_line(d, columns[j]);
             }
 #pragma GCC unroll 6

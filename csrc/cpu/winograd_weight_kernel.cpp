@@ -31,7 +31,7 @@ Problem make_problem(const Conv2dShape& s) {
     p.tiles = make_tile_grid(s.n, s.h, s.w, s.c, s.pad_h, s.pad_w, s.oh, s.ow);
     p.padded_c = round_up(s.c, Vec::W);
     p.padded_k = round_up(s.k, Vec::W);
-    const int64_t fit = max64(kBlocks.depth, kChunkBytes / (kPoints * 4 * (p.padded_c + p.padded_k)));
+    const int64_t fit = max64(kBlocks.outer_depth, kChunkBytes / (kPoints * 4 * (p.padded_c + p.padded_k)));
     p.chunk = ceil_div(p.tiles.count, max64(1, ceil_div(p.tiles.count, fit)));
     // One cache line over, so that the 36 streams of a transform don't meet in one set of the cache.
     p.data_step = round_up(p.chunk * p.padded_c, 16) + 16;
@@ -83,7 +83,7 @@ Scratch take_scratch(const Problem& p, Arena& arena, int64_t threads) {
     const int64_t row_blocks = ceil_div(ceil_div(ceil_div(p.s.c, kMr), split.m) * kMr, kRows);
     const int64_t blocks = p.chunks() > 1 ? row_blocks * ceil_div(p.panels(), split.n) : 1;
     Scratch t;
-    t.a = arena.take<float>(kRows * kBlocks.depth);
+    t.a = arena.take<float>(kRows * kBlocks.outer_depth);
     t.acc_step = kRows * kPanel + 16;
     t.acc = arena.take<float>(blocks * kPoints * t.acc_step);
     return t;
@@ -139,8 +139,8 @@ void multiply(const Problem& p, const Shared& b, const Scratch& t, float* acc, i
     for (int64_t point = 0; point < kPoints; ++point) {
         const float* data = b.data + point * p.data_step + rows.begin;
         const float* gradient = b.gradient + point * p.gradient_step + n0 * count;
-        for (int64_t k = 0; k < count; k += kBlocks.depth) {
-            call.units = min64(kBlocks.depth, count - k);
+        for (int64_t k = 0; k < count; k += kBlocks.outer_depth) {
+            call.units = min64(kBlocks.outer_depth, count - k);
             call.first = first && k == 0;
             call.b = gradient + k * width;
             pack_tiles<false>(data + k * p.padded_c, 1, p.padded_c, call.units, height, mr, t.a);

@@ -13,7 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .. import backends
+from .. import backends, memory
 from ..backends import cpu
 from ..backends.cpu._library import FLOATS
 from ..backends.cpu.add import broadcast_rows
@@ -73,6 +73,7 @@ class Weights:
 
     def __init__(self):
         self.packs: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self._chunk = torch.empty(0, dtype=torch.uint8)
         self.constant: Callable[[Tensor], bool] = lambda tensor: False
 
     def pack(self, weight: Tensor, key: tuple, bytes: int, fill: Callable[[int, int], None]) -> Tensor | None:
@@ -82,14 +83,23 @@ class Weights:
         key = (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype, cpu.C.isa(), *key)
         found = self.packs.get(key)
         if found is None:
-            storage = torch.empty(bytes + _PACK_ALIGN, dtype=torch.uint8)
-            packed = storage[-storage.data_ptr() % _PACK_ALIGN :]
+            packed = self._take(bytes)
             fill(weight.data_ptr(), packed.data_ptr())
             found = self.packs[key] = (packed, weight)  # the weight keeps its address
         return found[0]
 
+    def _take(self, bytes: int) -> Tensor:
+        """From a chunk that small packs share: one huge page holds many."""
+        bytes = -(-bytes // _PACK_ALIGN) * _PACK_ALIGN
+        if bytes > self._chunk.numel():
+            if bytes >= _CHUNK // 2:
+                return memory.block(bytes, _PACK_ALIGN)
+            self._chunk = memory.block(_CHUNK, _PACK_ALIGN)
+        packed, self._chunk = self._chunk[:bytes], self._chunk[bytes:]
+        return packed
 
-_PACK_ALIGN = 64
+
+_PACK_ALIGN, _CHUNK = 64, 4 << 20
 
 
 def prepare(target, served_by: str, args: tuple, kwargs: dict, result, weights: Weights) -> Prepared | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .. import backends
+from .. import backends, memory
 from ..nn import functional as F
 from ..ops._frame import OPERATORS
 from . import kernels
@@ -314,17 +314,16 @@ class _Compiled:
     @torch.no_grad()
     def instance(self):
         """The function with an arena of its own."""
-        arena = torch.empty(self.arena_bytes + _ALIGN, dtype=torch.uint8)
-        start = -arena.data_ptr() % _ALIGN
+        arena = memory.block(self.arena_bytes, _ALIGN)
         tensors = []
         for value, offset in self.buffers.items():
             size, stride, dtype, _ = value.example
             count = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-            block = arena[start + offset : start + offset + count * dtype.itemsize].view(dtype)
+            block = arena[offset : offset + count * dtype.itemsize].view(dtype)
             tensors.append(block.as_strided(size, stride))
         namespace: dict = {}
         exec(self._code, namespace)
-        return namespace["setup"](self.constants, tensors, arena.data_ptr() + start + self.scratch_offset, arena)
+        return namespace["setup"](self.constants, tensors, arena.data_ptr() + self.scratch_offset, arena)
 
     def _find_last_uses(self, steps, outputs) -> None:
         for index, step in enumerate(steps):
