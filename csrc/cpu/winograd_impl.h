@@ -24,6 +24,28 @@ static inline TileGrid make_tile_grid(int64_t n, int64_t h, int64_t w, int64_t c
     return {h, w, c, pad_h, pad_w, rows, columns, n * rows * columns};
 }
 
+// B^T d B of one tile and one vector of channels; load(row, column) gives d.
+template <class Load>
+static DLPERF_INLINE void transform_vector(const Load& load, float* out, int64_t point_step) {
+    using namespace winograd;
+    Vec columns[kIn][kIn];
+#pragma GCC unroll 6
+    for (int j = 0; j < kIn; ++j) {
+        Vec d[kIn];
+#pragma GCC unroll 6
+        for (int r = 0; r < kIn; ++r) d[r] = load(r, j);
+        data_line(d, columns[j]);
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < kIn; ++r) {
+        const Vec line[kIn] = {columns[0][r], columns[1][r], columns[2][r], columns[3][r], columns[4][r], columns[5][r]};
+        Vec v[kIn];
+        data_line(line, v);
+#pragma GCC unroll 6
+        for (int j = 0; j < kIn; ++j) v[j].store(out + (r * kIn + j) * point_step);
+    }
+}
+
 // B^T d B of `count` tiles from `begin` on: out[point][tile][channel], rows of whole vectors, points `point_step`
 // floats apart. `zero` holds a pixel of zeros.
 template <class T>
@@ -42,28 +64,18 @@ static void transform_data(const TileGrid& g, const T* src, const float* zero, i
                 pixel[r][c] = here ? image + ((h0 + r) * g.w + w0 + c) * g.c : reinterpret_cast<const T*>(zero);
             }
         }
-        for (int64_t c = 0; c < g.c; c += Vec::W) {
-            Vec columns[kIn][kIn];
-#pragma GCC unroll 6
-            for (int j = 0; j < kIn; ++j) {
-                Vec d[kIn];
-#pragma GCC unroll 6
-                for (int r = 0; r < kIn; ++r) {
-                    d[r] = load_some(pixel[r][j] + c, g.c - c);
+        int64_t c = 0;
+        for (; c + Vec::W <= g.c; c += Vec::W) {
+            transform_vector(
+                [&](int r, int j) {
                     // The next tile's new pixels: too many short streams for the processor to see them coming.
                     if (j >= 2) __builtin_prefetch(pixel[r][j] + kTile * g.c + c, 0, 3);
-                }
-                data_line(d, columns[j]);
-            }
-#pragma GCC unroll 6
-            for (int r = 0; r < kIn; ++r) {
-                const Vec line[kIn] = {columns[0][r], columns[1][r], columns[2][r],
-                                       columns[3][r], columns[4][r], columns[5][r]};
-                Vec v[kIn];
-                data_line(line, v);
-#pragma GCC unroll 6
-                for (int j = 0; j < kIn; ++j) v[j].store(out + (r * kIn + j) * point_step + c);
-            }
+                    return Vec::load(pixel[r][j] + c);
+                },
+                out + c, point_step);
+        }
+        if (c < g.c) {
+            transform_vector([&](int r, int j) { return Vec::load(pixel[r][j] + c, int(g.c - c)); }, out + c, point_step);
         }
     }
 }

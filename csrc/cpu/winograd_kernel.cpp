@@ -7,6 +7,8 @@
 //
 // Few tiles or many filters go another way: 36 values a filter are more than a weight's 9, so filters are
 // transformed piece by piece where they are multiplied and never leave L2.
+#include <type_traits>
+
 #include "cpu/activation_math.h"
 #include "cpu/winograd_filter.h"
 
@@ -95,23 +97,36 @@ Vec transform_results(const Call& call, const Scratch& t, int64_t begin, int64_t
                 for (int c = 0; c < kIn; ++c) line[c] = Vec::load(m + (r * kIn + c) * t.product_step + j);
                 result_line(line, lines[r]);
             }
-            const int64_t lanes = p.dst_c - n0 - j;
+            const int64_t lanes = p.dst_c - n0 - j, at = pixel + n0 + j;
             const Vec bias = call.bias ? Vec::load(call.bias + n0 + j) : Vec::zero();
+            const auto finish = [&](auto whole) {
+                constexpr bool kWhole = decltype(whole)::value;  // a tile inside the picture, all lanes
 #pragma GCC unroll 4
-            for (int c = 0; c < kTile; ++c) {
-                const Vec line[kIn] = {lines[0][c], lines[1][c], lines[2][c], lines[3][c], lines[4][c], lines[5][c]};
-                Vec y[kTile];
-                result_line(line, y);
-                if (c >= columns) continue;
+                for (int c = 0; c < kTile; ++c) {
+                    const Vec line[kIn] = {lines[0][c], lines[1][c], lines[2][c], lines[3][c], lines[4][c], lines[5][c]};
+                    Vec y[kTile];
+                    result_line(line, y);
+                    if (!kWhole && c >= columns) continue;
 #pragma GCC unroll 4
-                for (int r = 0; r < kTile; ++r) {
-                    if (r >= rows) break;
-                    bad = fma(y[r], Vec::zero(), bad);
-                    const int64_t at = pixel + r * row + c * p.dst_c + n0 + j;
-                    Vec v = y[r] + bias;
-                    if (residual) v = v + load_some(residual + at, lanes);
-                    store_some(dst + at, activate<A>(v, p.s.act_param), lanes);
+                    for (int r = 0; r < kTile; ++r) {
+                        if (!kWhole && r >= rows) break;
+                        bad = fma(y[r], Vec::zero(), bad);
+                        const int64_t to = at + r * row + c * p.dst_c;
+                        Vec v = y[r] + bias;
+                        if (residual) v = v + (kWhole ? Vec::load(residual + to) : load_some(residual + to, lanes));
+                        v = activate<A>(v, p.s.act_param);
+                        if (kWhole) {
+                            v.store(dst + to);
+                        } else {
+                            store_some(dst + to, v, lanes);
+                        }
+                    }
                 }
+            };
+            if (rows == kTile && columns == kTile && lanes >= Vec::W) {
+                finish(std::true_type{});
+            } else {
+                finish(std::false_type{});
             }
         }
     }
