@@ -40,10 +40,10 @@ void bind_attention(py::module_& m) {
     m.attr("ATTENTION_MAX_HEAD_DIM") = kAttentionMaxHeadDim;
 
     m.def("attention_forward_bytes", [](const AttentionShape& s, int threads) {
-        return DLPERF_DISPATCH(attention_table).forward_bytes(s, threads);
+        return DLPERF_DISPATCH_BF16(attention_table).forward_bytes(s, threads);
     });
     m.def("attention_backward_bytes", [](const AttentionGradShape& g, int threads) {
-        return DLPERF_DISPATCH(attention_table).backward_bytes(g, threads);
+        return DLPERF_DISPATCH_BF16(attention_table).backward_bytes(g, threads);
     });
     m.def(
         "attention_forward",
@@ -52,7 +52,7 @@ void bind_attention(py::module_& m) {
             py::gil_scoped_release release;
             const AttentionTensors t{as_pointer<void>(q), as_pointer<void>(k), as_pointer<void>(v),
                                      as_pointer<void>(mask), as_pointer<int64_t>(rng)};
-            DLPERF_DISPATCH(attention_table)
+            DLPERF_DISPATCH_BF16(attention_table)
                 .forward(s, t, as_pointer<void>(out), as_pointer<float>(stats), as_pointer<void>(workspace), threads);
         },
         py::arg("shape"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("mask"), py::arg("rng"), py::arg("out"),
@@ -65,7 +65,7 @@ void bind_attention(py::module_& m) {
             py::gil_scoped_release release;
             const AttentionTensors t{as_pointer<void>(q), as_pointer<void>(k), as_pointer<void>(v),
                                      as_pointer<void>(mask), as_pointer<int64_t>(rng)};
-            DLPERF_DISPATCH(attention_table)
+            DLPERF_DISPATCH_BF16(attention_table)
                 .backward(g, t, as_pointer<void>(out), as_pointer<float>(stats), as_pointer<void>(d_out),
                           as_pointer<void>(dq), as_pointer<void>(dk), as_pointer<void>(dv), as_pointer<float>(d_scores),
                           as_pointer<void>(workspace), threads);

@@ -53,4 +53,4 @@ struct AttentionTable {
 
 }  // namespace dlperf
 
-DLPERF_DECLARE_TABLE(dlperf::AttentionTable, attention_table)
+DLPERF_DECLARE_TABLE_BF16(dlperf::AttentionTable, attention_table)

@@ -1,14 +1,24 @@
 // Attention forward: a block of queries walks the blocks of keys with a running softmax.
+// DLPERF_HAS_AVX512_BF16_VARIANT: there, products of bfloat16 are of pairs, with the probabilities rounded to bfloat16.
+#include <cmath>
+
 #include "cpu/attention_softmax.h"
 #include "cpu/parallel.h"
 
-namespace dlperf::DLPERF_ISA_NS {
-namespace attention {
-
-// Defined in attention_backward_kernel.cpp.
+// Defined in attention_backward_kernel.cpp, which has no variant for bfloat16.
+#if DLPERF_ISA_LEVEL == 3
+#define DLPERF_BACKWARD_NS avx512
+#else
+#define DLPERF_BACKWARD_NS DLPERF_ISA_NS
+#endif
+namespace dlperf::DLPERF_BACKWARD_NS::attention {
 int64_t backward_bytes(const AttentionGradShape&, int threads);
 void backward(const AttentionGradShape&, const AttentionTensors&, const void* out, const float* stats,
               const void* d_out, void* dq, void* dk, void* dv, float* d_scores, void* workspace, int threads);
+}  // namespace dlperf::DLPERF_BACKWARD_NS::attention
+
+namespace dlperf::DLPERF_ISA_NS {
+namespace attention {
 
 namespace {
 
@@ -39,6 +49,13 @@ int64_t forward_bytes(const AttentionShape& s, int threads) {
 
 template <class T>
 struct Forward {
+#if DLPERF_ISA_LEVEL == 3
+    static constexpr Unit unit = std::is_same_v<T, bf16_t> ? Unit::pair : Unit::single;
+#else
+    static constexpr Unit unit = Unit::single;
+#endif
+    static constexpr int64_t kUnit = unit == Unit::pair ? 2 : 1;  // elements of a step of a reduction
+
     const AttentionShape& s;
     const AttentionTensors& t;
     T* out;
@@ -55,27 +72,56 @@ struct Forward {
         const int64_t k0 = panel * kPanel, n = least(kPanel, s.sk - k0);
         const T* k = static_cast<const T*>(t.k) + b * s.k[0] + h * s.k[1] + k0 * s.k[2];
         const T* v = static_cast<const T*>(t.v) + b * s.v[0] + h * s.v[1] + k0 * s.v[2];
-        pack_transposed(k, s.k[2], n, s.e, keys_of(pack) + k0 * s.e);
-        load_rows(v, s.v[2], n, s.ev, 1.0f, values_of(pack) + k0 * l.v_step, l.v_step);
+        float *keys = keys_of(pack) + k0 * units(s.e), *values = values_of(pack) + units(k0) * l.v_step;
+        if constexpr (unit == Unit::single) {
+            pack_transposed(k, s.k[2], n, s.e, keys);
+            load_rows(v, s.v[2], n, s.ev, 1.0f, values, l.v_step);
+        } else {
+#if DLPERF_ISA_LEVEL == 3
+            pack_key_pairs(k, s.k[2], n, s.e, keys);
+            pack_value_pairs(v, s.v[2], n, s.ev, values, l.v_step);
+#endif
+        }
+    }
+
+    static int64_t units(int64_t n) { return (n + kUnit - 1) / kUnit; }
+
+    // Queries times scale. Pairs are rounded, so by a power of two only: another scale is left to the scores.
+    void load_queries(const T* q, int64_t step, int64_t rows, float* out) const {
+        if constexpr (unit == Unit::single) {
+            load_rows(q, step, rows, s.e, s.scale, out, kLd);
+        } else {
+            load_rows(q, step, rows, s.e, scales_scores() ? 1.0f : s.scale, out, kLd);
+#if DLPERF_ISA_LEVEL == 3
+            for (int64_t i = 0; i < rows; ++i) round_to_pairs(out + i * kLd, round_up(s.e, Vec::W));
+#endif
+        }
+    }
+
+    bool scales_scores() const {
+        int exponent;
+        return unit == Unit::pair && std::frexp(s.scale, &exponent) != 0.5f;
     }
 
     void block(int64_t b, int64_t h, int64_t q0, int64_t pack, float* scratch) const {
-        const int64_t rows = least(kQueries, s.sq - q0), e = s.e, v_vecs = l.v_step / Vec::W;
+        const int64_t rows = least(kQueries, s.sq - q0), e = units(s.e), v_vecs = l.v_step / Vec::W;
         float *q = scratch, *scores = q + kQueries * kLd, *mask = scores + kQueries * kLd, *factors = mask + kKeys;
         float* acc = factors + kKeys;
         const float *keys = keys_of(pack), *values = values_of(pack);
+        const bool scales = scales_scores();
         RunningSoftmax state[kQueries];
-        load_rows(static_cast<const T*>(t.q) + b * s.q[0] + h * s.q[1] + q0 * s.q[2], s.q[2], rows, e, s.scale, q, kLd);
+        load_queries(static_cast<const T*>(t.q) + b * s.q[0] + h * s.q[1] + q0 * s.q[2], s.q[2], rows, q);
 
         const int64_t seen = s.causal ? least(s.sk, q0 + rows) : s.sk;
         const int64_t blocks = (seen + kKeys - 1) / kKeys;
         const int64_t block_keys = blocks ? round_up((seen + blocks - 1) / blocks, kPanel) : 0;
         for (int64_t k0 = 0; k0 < seen; k0 += block_keys) {
             const int64_t n = least(block_keys, seen - k0), width = round_up(n, Vec::W);
-            product<Side::rows>(rows, width / Vec::W, e, q, keys + k0 * e, kPanel, kPanel * e, scores, kLd, false);
+            product<Side::rows, unit>(rows, width / Vec::W, e, q, keys + k0 * e, kPanel, kPanel * e, scores, kLd, false);
             for (int64_t i = 0; i < rows; ++i) {
                 const int64_t visible = s.causal ? least(n, q0 + i + 1 - k0) : n;
                 float* row = scores + i * kLd;
+                if (scales) scale_row(row, s.scale, width);
                 const bool masked = s.mask_kind != MaskKind::none;
                 if (masked && (i == 0 || s.mask[2] != 0)) load_mask(s, t.mask, b, h, q0 + i, k0, n, mask);
                 const float correction = softmax_row(row, visible, width, masked ? mask : nullptr, state[i]);
@@ -83,6 +129,9 @@ struct Forward {
                     dropout.load_factors(uint64_t(((b * s.heads + h) * s.sq + q0 + i) * s.sk + k0), visible, factors);
                     multiply(row, factors, visible);
                 }
+#if DLPERF_ISA_LEVEL == 3
+                if (unit == Unit::pair) round_to_pairs(row, width);
+#endif
                 if (k0 > 0 && correction != 1.0f) {
                     const Vec c = Vec::set1(correction);
                     float* a = acc + i * l.v_step;
@@ -90,8 +139,9 @@ struct Forward {
                 }
             }
             for (int64_t d = 0; d < n; d += kValueDepth) {
-                product<Side::rows>(rows, v_vecs, least(kValueDepth, n - d), scores + d, values + (k0 + d) * l.v_step,
-                                    l.v_step, kPanel, acc, l.v_step, k0 + d > 0);
+                product<Side::rows, unit>(rows, v_vecs, units(least(kValueDepth, n - d)), scores + units(d),
+                                          values + units(k0 + d) * l.v_step, l.v_step, kPanel, acc, l.v_step,
+                                          k0 + d > 0);
             }
         }
         if (seen <= 0) {
@@ -152,7 +202,7 @@ void forward(const AttentionShape& s, const AttentionTensors& t, void* out, floa
 }  // namespace
 }  // namespace attention
 
-extern const AttentionTable attention_table = {attention::forward_bytes, attention::backward_bytes, attention::forward,
-                                               attention::backward};
+extern const AttentionTable attention_table = {attention::forward_bytes, DLPERF_BACKWARD_NS::attention::backward_bytes,
+                                               attention::forward, DLPERF_BACKWARD_NS::attention::backward};
 
 }  // namespace dlperf::DLPERF_ISA_NS

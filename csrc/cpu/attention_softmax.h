@@ -179,6 +179,11 @@ struct Dropout {
     }
 };
 
+static DLPERF_INLINE void scale_row(float* x, float by, int64_t n) {
+    const Vec factor = Vec::set1(by);
+    for (int64_t j = 0; j < n; j += Vec::W) (factor * Vec::load(x + j)).store(x + j);
+}
+
 static DLPERF_INLINE void multiply(float* x, const float* by, int64_t n) {
     for (int64_t j = 0; j < n; j += Vec::W) (Vec::load(x + j) * Vec::load(by + j)).store(x + j);
 }

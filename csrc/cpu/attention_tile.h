@@ -38,8 +38,19 @@ static DLPERF_INLINE int64_t least(int64_t a, int64_t b) {
 // A in rows: a[i * kLd + k]. A transposed: a[k * kLd + i].
 enum class Side { rows, columns };
 
+// What a step of the reduction multiplies: floats, or pairs of bfloat16 in the place of one.
+enum class Unit { single, pair };
+
+template <Unit unit>
+static DLPERF_INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
+#if DLPERF_ISA_LEVEL == 3
+    if constexpr (unit == Unit::pair) return {_mm512_dpbf16_ps(c.v, (__m512bh)a.v, (__m512bh)b.v)};
+#endif
+    return fma(a, b, c);
+}
+
 // c[MR][NV * W] (+)= A b, with b [depth][NV * W] b_step apart.
-template <Side side, int MR, int NV>
+template <Side side, Unit unit, int MR, int NV>
 static void tile(int64_t depth, const float* a, const float* b, int64_t b_step, float* c, int64_t c_step,
                  bool accumulate) {
     constexpr int64_t row = side == Side::rows ? kLd : 1, step = side == Side::rows ? 1 : kLd;
@@ -57,7 +68,7 @@ static void tile(int64_t depth, const float* a, const float* b, int64_t b_step, 
         for (int i = 0; i < MR; ++i) {
             const Vec av = Vec::set1(a[i * row]);
 #pragma GCC unroll 4
-            for (int j = 0; j < NV; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
+            for (int j = 0; j < NV; ++j) acc[i][j] = multiply_add<unit>(av, bv[j], acc[i][j]);
         }
     }
 #pragma GCC unroll 16
@@ -72,13 +83,13 @@ static void tile(int64_t depth, const float* a, const float* b, int64_t b_step, 
 
 using TileFunction = void (*)(int64_t, const float*, const float*, int64_t, float*, int64_t, bool);
 
-template <Side side>
+template <Side side, Unit unit>
 struct Tiles {
     TileFunction of[kMaxVecs + 1][kMrMax + 1];
 
     template <int MR, int NV>
     constexpr void fill() {
-        of[NV][MR] = tile<side, MR, NV>;
+        of[NV][MR] = tile<side, unit, MR, NV>;
         if constexpr (MR < kMr[NV]) {
             fill<MR + 1, NV>();
         } else if constexpr (NV < kMaxVecs) {
@@ -88,17 +99,17 @@ struct Tiles {
     constexpr Tiles() : of() { fill<1, 1>(); }
 };
 
-template <Side side>
-static constexpr Tiles<side> tiles{};
+template <Side side, Unit unit>
+static constexpr Tiles<side, unit> tiles{};
 
 // c[rows][vecs * W] (+)= A[rows][depth] b[depth][vecs * W]. Panels of b lie panel_step apart, their rows b_step.
-template <Side side>
+template <Side side, Unit unit = Unit::single>
 static void product(int64_t rows, int64_t vecs, int64_t depth, const float* a, const float* b, int64_t b_step,
                     int64_t panel_step, float* c, int64_t c_step, bool accumulate) {
     constexpr int64_t row = side == Side::rows ? kLd : 1;
     for (int64_t v = 0; v < vecs; v += kMaxVecs, b += panel_step, c += kPanel) {
         const int nv = int(least(kMaxVecs, vecs - v));
-        const TileFunction* const by_rows = tiles<side>.of[nv];
+        const TileFunction* const by_rows = tiles<side, unit>.of[nv];
         for (int64_t i = 0; i < rows; i += kMr[nv]) {
             by_rows[least(kMr[nv], rows - i)](depth, a + i * row, b, b_step, c + i * c_step, c_step, accumulate);
         }
@@ -146,6 +157,58 @@ static DLPERF_INLINE void transpose(Vec (&r)[Vec::W]) {
     }
 #endif
 }
+
+#if DLPERF_ISA_LEVEL == 3
+// 16 pairs of neighbours, of which the first n elements are there; the others are zero.
+static DLPERF_INLINE Vec load_pairs(const bf16_t* p, int64_t n) {
+    const __mmask32 mask = n >= 32 ? 0xffffffffu : n > 0 ? (1u << n) - 1 : 0;
+    return {_mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, p))};
+}
+
+// One panel of keys: dst[(e + 1) / 2][kPanel] of pairs along a row, from rows src[n][e], n <= kPanel; zero beyond n.
+static inline void pack_key_pairs(const bf16_t* src, int64_t src_step, int64_t n, int64_t e, float* dst) {
+    for (int64_t j = 0; j < kPanel; j += Vec::W) {
+        for (int64_t d = 0; d < e; d += 2 * Vec::W) {
+            Vec r[Vec::W];
+#pragma GCC unroll 16
+            for (int i = 0; i < Vec::W; ++i) {
+                r[i] = j + i < n ? load_pairs(src + (j + i) * src_step + d, e - d) : Vec::zero();
+            }
+            transpose(r);
+            const int64_t units = least(Vec::W, (e - d + 1) / 2);
+#pragma GCC unroll 16
+            for (int i = 0; i < Vec::W; ++i) {
+                if (i < units) r[i].store(dst + (d / 2 + i) * kPanel + j);
+            }
+        }
+    }
+}
+
+// A panel of values: dst[(n + 1) / 2][round_up(width, W)] of pairs of rows, from src[n][width].
+static inline void pack_value_pairs(const bf16_t* src, int64_t src_step, int64_t n, int64_t width, float* dst,
+                                    int64_t dst_step) {
+    const auto load = [](const bf16_t* p, int64_t lanes) {
+        const __mmask16 mask = lanes >= Vec::W ? __mmask16(0xffff) : Vec::first(int(lanes));
+        return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p));
+    };
+    for (int64_t i = 0; i < n; i += 2, dst += dst_step) {
+        const bf16_t* row = src + i * src_step;
+        for (int64_t d = 0; d < width; d += Vec::W) {
+            __m512i v = load(row + d, width - d);
+            if (i + 1 < n) v = _mm512_or_si512(v, _mm512_slli_epi32(load(row + src_step + d, width - d), 16));
+            Vec{_mm512_castsi512_ps(v)}.store(dst + d);
+        }
+    }
+}
+
+// A row of `width` floats becomes one of pairs of bfloat16, in place.
+static inline void round_to_pairs(float* row, int64_t width) {
+    for (int64_t j = 0; j < width; j += 2 * Vec::W) {
+        const Vec low = Vec::load(row + j), high = j + Vec::W < width ? Vec::load(row + j + Vec::W) : Vec::zero();
+        Vec{_mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(high.v, low.v))}.store(row + j / 2);
+    }
+}
+#endif
 
 // One panel of the transpose: dst[depth][kPanel] from rows src[n][depth], n <= kPanel; zero beyond n.
 template <class T>
