@@ -80,7 +80,7 @@ def empty_like(x: Tensor, memory_format=torch.preserve_format, dtype: torch.dtyp
 
 
 def block(bytes: int, align: int) -> Tensor:
-    """Uninitialised bytes on the CPU, their address a multiple of ``align`` (of 4 KB at most); large ones on huge pages."""
+    """Uninitialised bytes on the CPU whose address is a multiple of ``align``; on huge pages where there are many."""
     count = -(-(bytes + align) // 4)
     capsule = C.empty((count,), (1,), _CODES[torch.float32]) if C is not None and bytes >= SMALLEST else None
     storage = torch.empty(count) if capsule is None else _from_dlpack(capsule)

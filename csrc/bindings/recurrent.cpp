@@ -14,20 +14,29 @@ void bind_recurrent(py::module_& m) {
              }),
              py::arg("cell"), py::arg("dtype"), py::arg("steps"), py::arg("n"), py::arg("hidden"),
              py::arg("batch_sizes"), py::arg("reverse"), py::arg("threads"));
-    m.def("recurrent_workspace", &recurrent_workspace, py::arg("shape"), py::arg("backward"));
+    m.def("recurrent_workspace", &recurrent_workspace, py::arg("shape"), py::arg("backward"),
+          py::arg("prepacked") = false);
+    m.def("recurrent_pack_bytes", &recurrent_pack_bytes, py::arg("shape"));
+    m.def(
+        "recurrent_pack",
+        [](const RecurrentShape& s, Address w_hh, Address packed) {
+            py::gil_scoped_release release;
+            recurrent_pack(s, as_pointer<void>(w_hh), as_pointer<void>(packed));
+        },
+        py::arg("shape"), py::arg("w_hh"), py::arg("packed"));
     m.def(
         "recurrent_forward",
         [](const RecurrentShape& s, Address gates, Address w_hh, Address b_hh, Address h, Address carried, Address y,
-           Address kept, Address workspace) {
+           Address kept, Address workspace, bool prepacked) {
             py::gil_scoped_release release;
             recurrent_forward(
                 s,
                 {as_pointer<void>(gates), as_pointer<void>(w_hh), as_pointer<void>(b_hh), as_pointer<void>(h),
-                 as_pointer<float>(carried), as_pointer<void>(y), as_pointer<void>(kept)},
+                 as_pointer<float>(carried), as_pointer<void>(y), as_pointer<void>(kept), prepacked},
                 as_pointer<void>(workspace));
         },
         py::arg("shape"), py::arg("gates"), py::arg("w_hh"), py::arg("b_hh"), py::arg("h"), py::arg("carried"),
-        py::arg("y"), py::arg("kept"), py::arg("workspace"));
+        py::arg("y"), py::arg("kept"), py::arg("workspace"), py::arg("prepacked") = false);
     m.def(
         "recurrent_backward",
         [](const RecurrentShape& s, Address gy, Address w_hh, Address gates, Address y, Address kept, Address gh,

@@ -117,7 +117,8 @@ struct Forward {
         const int64_t block_keys = blocks ? round_up((seen + blocks - 1) / blocks, kPanel) : 0;
         for (int64_t k0 = 0; k0 < seen; k0 += block_keys) {
             const int64_t n = least(block_keys, seen - k0), width = round_up(n, Vec::W);
-            product<Side::rows, unit>(rows, width / Vec::W, e, q, keys + k0 * e, kPanel, kPanel * e, scores, kLd, false);
+            product<Side::rows, unit>(rows, width / Vec::W, e, q, keys + k0 * e, kPanel, kPanel * e, scores, kLd,
+                                      false);
             for (int64_t i = 0; i < rows; ++i) {
                 const int64_t visible = s.causal ? least(n, q0 + i + 1 - k0) : n;
                 float* row = scores + i * kLd;

@@ -39,6 +39,7 @@ struct GemmShape {
     Act act;
     float act_param, alpha, beta;
     bool bias_per_row;
+    bool from_last = false;  // columns in falling order: calls that alternate find the end of a large B in the cache
 };
 
 struct GemmTable {

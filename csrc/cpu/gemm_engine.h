@@ -100,6 +100,7 @@ struct Product {
     int64_t n;
     const Epilogue* epilogue;
     const float* bias_col;
+    bool from_last;  // panels in falling order
 };
 
 struct RowBlock {
@@ -114,6 +115,7 @@ struct RowBlock {
 // Panels whose accumulators are kept while the reduction advances by a stretch that leaves A's part of it in L2.
 constexpr int64_t kPanelsTogether = 4;
 constexpr int64_t kAccColumns = kPanelsTogether * kPanel;
+constexpr int64_t kTilesToFetch = 4;
 
 // Columns [n_begin, n_end), n_begin on a panel. `acc` holds count x kAccColumns floats.
 static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end, float* acc) {
@@ -149,9 +151,10 @@ static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_b
             t.first = step == 0;
             t.last = step == steps - 1;
             const char* const* rows = block.rows + tap * block.rows_ld;
-            // The next block of B follows this one in memory: each tile fetches its share of it.
+            // The next block of B follows this one in memory: each tile fetches its share of it, where there are enough
+            // tiles for that. A few find B by their own fetching ahead.
             const int64_t block_lines = ceil_div(t.taps * t.units * t.b_step, 16), tiles = ceil_div(block.count, mr);
-            const int64_t share = p.b_step ? 0 : ceil_div(block_lines, tiles);
+            const int64_t share = p.b_step || tiles < kTilesToFetch ? 0 : ceil_div(block_lines, tiles);
             const float* next = t.b + t.taps * t.units * t.b_step;
             for (int64_t m = 0; m < block.count; m += mr) {
                 const int height = int(min64(mr, block.count - m));
@@ -172,7 +175,9 @@ static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_b
         }
     };
     const int64_t together = (stretch < steps ? kPanelsTogether : 1) * kPanel;
-    for (int64_t n = n_begin; n < n_end; n += together) {
+    const int64_t groups = ceil_div(n_end - n_begin, together);
+    for (int64_t i = 0; i < groups; ++i) {
+        const int64_t n = n_begin + (p.from_last ? groups - 1 - i : i) * together;
         for (int64_t step = 0; step < steps; step += stretch) {
             for (int64_t n0 = n; n0 < min64(n + together, n_end); n0 += kPanel) {
                 run_panel(n0, step, min64(steps, step + stretch), acc + (n0 - n) * block.count);

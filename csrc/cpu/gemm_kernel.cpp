@@ -80,6 +80,7 @@ void run_share(const Share& w, const float* b, int64_t b_step, int64_t origin, i
     p.b_step = b_step;
     p.n = w.s.n - origin;
     p.epilogue = &e;
+    p.from_last = w.s.from_last;
     p.bias_col = w.bias_col ? w.bias_col + origin : nullptr;
     rows_of_thread(w.s, w.per_batch, w.batch, w.m, {n0 - origin, n1 - origin}, w.o, p, w.t);
 }

@@ -67,7 +67,10 @@ static DLPERF_INLINE void store_tile(const TileCall& t, Vec (&acc)[MR][NV]) {
     }
 }
 
-constexpr int kFetchAhead = 8;  // steps of the reduction
+// Steps of the reduction by which B is fetched ahead: those that 192 multiply-adds take.
+constexpr int fetch_ahead(int mr, int nv) {
+    return 192 / (mr * nv);
+}
 
 // Asks for the lines of a tile's results and residual while its products are made: results larger than the caches would
 // else stop it at every store.
@@ -127,7 +130,7 @@ void tile(const TileCall& t) {
                 for (int j = 0; j < NV; ++j) bv[j] = Vec::load(b + j * Vec::W);
                 // A block of B is larger than the L1 cache: it comes from L2, ahead of its use.
 #pragma GCC unroll 4
-                for (int j = 0; j < NV; ++j) __builtin_prefetch(b + (j + kFetchAhead * NV) * Vec::W, 0, 3);
+                for (int j = 0; j < NV; ++j) __builtin_prefetch(b + (j + fetch_ahead(MR, NV) * NV) * Vec::W, 0, 3);
 #pragma GCC unroll 16
                 for (int i = 0; i < MR; ++i) {
                     const Vec av = broadcast(a[i] + k);

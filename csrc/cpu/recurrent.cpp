@@ -51,12 +51,12 @@ int64_t threads_for(const RecurrentShape& s, const GemmShape& g) {
 }
 
 struct Workspace {
-    bool packed;
+    bool packed;               // here, if not beforehand
     int64_t pack, product, z;  // bytes
 };
 
-Workspace plan(const RecurrentShape& s, bool backward) {
-    Workspace w = {s.steps >= kPackFrom, 0, 0, 0};
+Workspace plan(const RecurrentShape& s, bool backward, bool prepacked) {
+    Workspace w = {!prepacked && s.steps >= kPackFrom, 0, 0, 0};
     const GemmShape widest = product_shape(s, s.n, backward);
     if (w.packed) w.pack = round_up_64(products().pack_bytes(widest));
     int64_t seen = -1;
@@ -64,7 +64,7 @@ Workspace plan(const RecurrentShape& s, bool backward) {
         if (rows_of(s, t) == seen) continue;
         seen = rows_of(s, t);
         const GemmShape g = product_shape(s, seen, backward);
-        const int64_t bytes = round_up_64(products().workspace_bytes(g, threads_for(s, g), w.packed));
+        const int64_t bytes = round_up_64(products().workspace_bytes(g, threads_for(s, g), w.packed || prepacked));
         if (bytes > w.product) w.product = bytes;
     }
     if (!backward) w.z = round_up_64(s.n * widest.n * size_of(s.dtype));
@@ -74,24 +74,31 @@ Workspace plan(const RecurrentShape& s, bool backward) {
 struct Product {
     const RecurrentShape& s;
     Workspace w;
-    bool backward;
+    bool backward, packed;
     const void* weight;
     char* workspace;
 
-    Product(const RecurrentShape& shape, bool is_backward, const void* w_hh, void* memory)
-        : s(shape), w(plan(shape, is_backward)), backward(is_backward), weight(w_hh), workspace((char*)memory) {
+    Product(const RecurrentShape& shape, bool is_backward, const void* w_hh, bool prepacked, void* memory)
+        : s(shape),
+          w(plan(shape, is_backward, prepacked)),
+          backward(is_backward),
+          packed(w.packed || prepacked),
+          weight(w_hh),
+          workspace((char*)memory) {
         if (!w.packed) return;
         products().pack_b(product_shape(s, s.n, backward), w_hh, workspace);
         weight = workspace;
         workspace += w.pack;
     }
-    void operator()(int64_t rows, const void* a, const void* bias, void* out) const {
-        const GemmShape g = product_shape(s, rows, backward);
-        products().run(g, a, weight, bias, nullptr, out, workspace, threads_for(s, g), w.packed);
+    // Every other step goes through the weights from their end, which the step before has left in the cache.
+    void operator()(int64_t rows, const void* a, const void* bias, void* out, int64_t step) const {
+        GemmShape g = product_shape(s, rows, backward);
+        g.from_last = step % 2 != 0;
+        products().run(g, a, weight, bias, nullptr, out, workspace, threads_for(s, g), packed);
     }
 };
 
-// body(first row, rows) of each step, in the order of computation or against it.
+// body(first row, rows, how many steps came before) of each step, in the order of computation or against it.
 template <class Body>
 void for_steps(const RecurrentShape& s, bool from_last, const Body& body) {
     int64_t first = 0;
@@ -101,26 +108,34 @@ void for_steps(const RecurrentShape& s, bool from_last, const Body& body) {
     for (int64_t i = 0; i < s.steps; ++i) {
         const int64_t rows = rows_of(s, from_last ? s.steps - 1 - i : i);
         if (from_last) first -= rows;
-        body(first, rows);
+        body(first, rows, i);
         if (!from_last) first += rows;
     }
 }
 
 }  // namespace
 
-int64_t recurrent_workspace(const RecurrentShape& s, bool backward) {
-    const Workspace w = plan(s, backward);
+int64_t recurrent_workspace(const RecurrentShape& s, bool backward, bool prepacked) {
+    const Workspace w = plan(s, backward, prepacked);
     return w.pack + w.product + w.z;
 }
 
+int64_t recurrent_pack_bytes(const RecurrentShape& s) {
+    return products().pack_bytes(product_shape(s, s.n, false));
+}
+
+void recurrent_pack(const RecurrentShape& s, const void* w_hh, void* packed) {
+    products().pack_b(product_shape(s, s.n, false), w_hh, packed);
+}
+
 void recurrent_forward(const RecurrentShape& s, const RecurrentForward& f, void* workspace) {
-    const Product product(s, false, f.w_hh, workspace);
+    const Product product(s, false, f.w_hh, f.prepacked, workspace);
     const RecurrentTable& kernels = DLPERF_DISPATCH(recurrent_table);
     const int64_t unit = s.hidden * size_of(s.dtype), gates = gate_count(s.cell) * unit;
     const int64_t kept = kept_count(s.cell) * unit;
     char* z = product.workspace + product.w.product;
-    for_steps(s, s.reverse, [&](int64_t first, int64_t rows) {
-        product(rows, f.h, f.b_hh, z);
+    for_steps(s, s.reverse, [&](int64_t first, int64_t rows, int64_t step) {
+        product(rows, f.h, f.b_hh, z, step);
         kernels.forward(s.cell, s.dtype,
                         {rows, s.hidden, (char*)f.gates + first * gates, z, f.h, f.carried, (char*)f.y + first * unit,
                          f.kept != nullptr ? (char*)f.kept + first * kept : nullptr});
@@ -128,18 +143,18 @@ void recurrent_forward(const RecurrentShape& s, const RecurrentForward& f, void*
 }
 
 void recurrent_backward(const RecurrentShape& s, const RecurrentBackward& b, void* workspace) {
-    const Product product(s, true, b.w_hh, workspace);
+    const Product product(s, true, b.w_hh, false, workspace);
     const RecurrentTable& kernels = DLPERF_DISPATCH(recurrent_table);
     const int64_t unit = s.hidden * size_of(s.dtype), gates = gate_count(s.cell) * unit;
     const int64_t kept = kept_count(s.cell) * unit;
     const bool gru = s.cell == Cell::gru;
-    for_steps(s, !s.reverse, [&](int64_t first, int64_t rows) {
+    for_steps(s, !s.reverse, [&](int64_t first, int64_t rows, int64_t step) {
         char *d = (char*)b.d + first * gates, *d_hidden = gru ? (char*)b.d_hidden + first * gates : d;
         kernels.backward(s.cell, s.dtype,
                          {rows, s.hidden, b.gy != nullptr ? (const char*)b.gy + first * unit : nullptr,
                           (const char*)b.gates + first * gates, (const char*)b.y + first * unit,
                           (const char*)b.kept + first * kept, b.gh, b.carried, d, d_hidden});
-        product(rows, d_hidden, nullptr, b.gh);
+        product(rows, d_hidden, nullptr, b.gh, step);
     });
 }
 

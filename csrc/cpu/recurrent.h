@@ -34,12 +34,13 @@ struct RecurrentShape {
 // float32, in 16 bits the sums before the activation.
 struct RecurrentForward {
     void* gates;       // [R, G hidden]: W_ih x + b_ih; where `kept` is given, lstm and gru leave the gates here
-    const void* w_hh;  // [G hidden, hidden]
+    const void* w_hh;  // [G hidden, hidden], or what recurrent_pack made of it
     const void* b_hh;  // [G hidden] or null
     void* h;           // [n, hidden]: the first state, then the last
     float* carried;    // the same of lstm's c, and of gru's h before rounding
     void* y;           // [R, hidden]
     void* kept;        // [R, P hidden] or null
+    bool prepacked;
 };
 
 struct RecurrentBackward {
@@ -52,7 +53,9 @@ struct RecurrentBackward {
     void* d_hidden;  // gru: of W_hh h + b_hh. For the others it is d
 };
 
-int64_t recurrent_workspace(const RecurrentShape&, bool backward);
+int64_t recurrent_workspace(const RecurrentShape&, bool backward, bool prepacked);
+int64_t recurrent_pack_bytes(const RecurrentShape&);
+void recurrent_pack(const RecurrentShape&, const void* w_hh, void* packed);
 void recurrent_forward(const RecurrentShape&, const RecurrentForward&, void* workspace);
 void recurrent_backward(const RecurrentShape&, const RecurrentBackward&, void* workspace);
 

@@ -38,7 +38,8 @@ static DLPERF_INLINE void transform_vector(const Load& load, float* out, int64_t
     }
 #pragma GCC unroll 6
     for (int r = 0; r < kIn; ++r) {
-        const Vec line[kIn] = {columns[0][r], columns[1][r], columns[2][r], columns[3][r], columns[4][r], columns[5][r]};
+        const Vec line[kIn] = {columns[0][r], columns[1][r], columns[2][r],
+                               columns[3][r], columns[4][r], columns[5][r]};
         Vec v[kIn];
         data_line(line, v);
 #pragma GCC unroll 6
@@ -75,7 +76,8 @@ static void transform_data(const TileGrid& g, const T* src, const float* zero, i
                 out + c, point_step);
         }
         if (c < g.c) {
-            transform_vector([&](int r, int j) { return Vec::load(pixel[r][j] + c, int(g.c - c)); }, out + c, point_step);
+            transform_vector([&](int r, int j) { return Vec::load(pixel[r][j] + c, int(g.c - c)); }, out + c,
+                             point_step);
         }
     }
 }

@@ -103,7 +103,8 @@ Vec transform_results(const Call& call, const Scratch& t, int64_t begin, int64_t
                 constexpr bool kWhole = decltype(whole)::value;  // a tile inside the picture, all lanes
 #pragma GCC unroll 4
                 for (int c = 0; c < kTile; ++c) {
-                    const Vec line[kIn] = {lines[0][c], lines[1][c], lines[2][c], lines[3][c], lines[4][c], lines[5][c]};
+                    const Vec line[kIn] = {lines[0][c], lines[1][c], lines[2][c],
+                                           lines[3][c], lines[4][c], lines[5][c]};
                     Vec y[kTile];
                     result_line(line, y);
                     if (!kWhole && c >= columns) continue;

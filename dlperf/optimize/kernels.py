@@ -7,6 +7,7 @@ allocates its result. Weights that a kernel wants packed are packed here, once p
 from __future__ import annotations
 
 from collections.abc import Callable
+from ctypes import memmove
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -19,6 +20,7 @@ from ..backends.cpu._library import FLOATS
 from ..backends.cpu.add import broadcast_rows
 from ..backends.cpu.conv import algorithm
 from ..ops.activation import KINDS
+from ..ops.recurrent import CELLS
 
 aten = torch.ops.aten
 
@@ -304,6 +306,60 @@ def _bmm(args, y, weights):
     rows = (y.shape[-2], (a.stride(-2), r.stride(-2), y.stride(-2)))
     batch = _merged(y.shape[:-2], a.stride()[:-2], r.stride()[:-2], y.stride()[:-2], b.stride()[:-2])
     return _product(rows, batch, a, b, bias, residual, alpha, beta, kind, y, weights)
+
+
+@prepares("recurrent")
+def _recurrent(args, result, weights):
+    """In float32: its states need no conversion."""
+    x, h0, c0, w_ih, w_hh, b_ih, b_hh, batch_sizes, cell, reverse, save = args
+    y, h, c, *_ = result
+    if save or batch_sizes is not None or y.dtype is not torch.float32 or not _dense(h0, c0, w_hh, b_ih, b_hh):
+        return None
+    threads, width = torch.get_num_threads(), w_ih.shape[0]
+    steps, n, hidden = y.shape
+    shape = cpu.C.RecurrentShape(CELLS.index(cell), FLOATS[y.dtype], steps, n, hidden, 0, reverse, threads)
+    packed = weights.pack(
+        *(w_hh, ("recurrent", cell), cpu.C.recurrent_pack_bytes(shape)),
+        lambda source, target: cpu.C.recurrent_pack(shape, source, target),
+    )
+    gates = torch.empty((steps, n, width), device="meta")
+    if n == 1:
+        rows, batch = (steps, (x.stride(0), 0, width)), (1, (0, 0, 0, 0))
+    else:
+        rows, batch = (n, (x.stride(1), 0, width)), (steps, (x.stride(0), 0, n * width, 0))
+    product = _product(rows, batch, x, w_ih.t(), b_ih, None, 1.0, 0.0, "none", gates, weights)
+    if packed is None or product is None:
+        return None
+    gemm_shape, x_at, w_at, bias_at, *_, prepacked = product.operands
+    call = _Recurrent(shape, gemm_shape, prepacked, threads, cell, h.numel() * 4, gates.numel() * 4)
+    operands = (x_at, w_at, bias_at, Address(h0), _address(c0), Address(packed), _address(b_hh), Address(y), Address(h))
+    operands = (*operands, Address(c) if cell == "lstm" else 0, _SCRATCH)
+    scratch = call.used + max(product.scratch, cpu.C.recurrent_workspace(shape, False, True))
+    return Prepared(call, operands, scratch)
+
+
+class _Recurrent:
+    """The inputs' products for all steps, then the walk over the steps; gates and the carried state in scratch."""
+
+    __slots__ = ("cell", "gemm", "prepacked", "shape", "state", "threads", "used", "work")
+
+    def __init__(self, shape, gemm, prepacked: bool, threads: int, cell: str, state: int, gates: int):
+        self.shape, self.gemm, self.prepacked, self.threads, self.cell = shape, gemm, prepacked, threads, cell
+        self.state = state
+        self.work = -(-gates // 64) * 64
+        self.used = self.work + -(-state // 64) * 64
+
+    def __call__(self, x, w_ih, b_ih, h0, c0, w_hh, b_hh, y, h, c, scratch):
+        carried, work = scratch + self.work, scratch + self.used
+        cpu.C.gemm(self.gemm, x, w_ih, b_ih, 0, scratch, work, self.threads, self.prepacked)
+        memmove(h, h0, self.state)
+        if self.cell == "lstm":
+            memmove(carried, c0, self.state)
+        elif self.cell == "gru":
+            memmove(carried, h0, self.state)
+        cpu.C.recurrent_forward(self.shape, scratch, w_hh, b_hh, h, carried, y, 0, work, True)
+        if self.cell == "lstm":
+            memmove(c, carried, self.state)
 
 
 @prepares("conv2d")

@@ -95,7 +95,25 @@ def _einsum(args, out):
     return prod(sizes.values())
 
 
+def _recurrent(args, out):
+    """Two products a step with every matrix among the weights: one in a list, or an operator's own arguments."""
+    matrices = next((a for a in args if isinstance(a, (list, tuple)) and len(a) > 2 and isinstance(a[0], Tensor)), args)
+    x = args[0]
+    rows = x.shape[:-1].numel()
+    return rows * sum(w.numel() for w in matrices if isinstance(w, Tensor) and w.dim() == 2 and w is not x)
+
+
+def _one_direction(first):
+    def count(args, out):
+        return args[0].shape[:-1].numel() * (args[first].numel() + args[first + 1].numel())
+
+    return count
+
+
 _COUNTS = {
+    "recurrent": _one_direction(3),
+    "mkldnn_rnn_layer": _one_direction(1),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
     "linear": _linear,
     "mm": _product(0, 1),
     "bmm": _product(0, 1),

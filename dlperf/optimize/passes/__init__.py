@@ -10,6 +10,7 @@ from .epilogue import fuse_activations, fuse_residuals
 from .layout import channels_last, free_views
 from .lower import lower_aten, lower_torch_functions, recognise_activations
 from .projections import join_projections
+from .recurrent import lower_recurrent
 
 # In order. Weights are changed first, then operators exchanged, then what follows them fused in.
 INFERENCE = (
@@ -23,6 +24,7 @@ INFERENCE = (
     recognise_activations,
     free_views,
     lower_aten,
+    lower_recurrent,
     fuse_residuals,
     fuse_activations,
     channels_last,
