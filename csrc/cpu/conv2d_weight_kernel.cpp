@@ -105,6 +105,14 @@ DLPERF_INLINE void copy_some(const T* src, T* dst, int64_t n) {
     std::memcpy(dst, src, size_t(n) * sizeof(T));
 }
 
+#if DLPERF_ISA_LEVEL == 3
+// Words 0, 32, 1, 33, ... of two vectors of 32, and words 16, 48, 17, 49, ...
+alignas(64) constexpr uint16_t kInterleave[64] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                  8,  40, 9,  41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47,
+                                                  16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+                                                  24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
+#endif
+
 template <bool Pairs, class T>
 DLPERF_INLINE void put_pixel(const T* src, int64_t columns, int64_t width, int64_t unit_half, float* dst) {
     for (int64_t j = 0; j < width; j += Vec::W) {
@@ -112,6 +120,20 @@ DLPERF_INLINE void put_pixel(const T* src, int64_t columns, int64_t width, int64
         if (Pairs && unit_half) v = join_pair(Vec::load(dst + j), v);
         v.store(dst + j);
     }
+}
+
+// Both halves of a unit: two pixels of `columns` channels.
+template <class T>
+DLPERF_INLINE void put_pair(const T* first, const T* second, int64_t columns, int64_t width, float* dst) {
+#if DLPERF_ISA_LEVEL == 3
+    const __m512i low = _mm512_loadu_si512(kInterleave), high = _mm512_loadu_si512(kInterleave + 32);
+    for (int64_t j = 0; j < width; j += 2 * Vec::W) {
+        const __mmask32 mask = columns - j >= 32 ? 0xffffffffu : (1u << (columns - j)) - 1;
+        const __m512i a = _mm512_maskz_loadu_epi16(mask, first + j), b = _mm512_maskz_loadu_epi16(mask, second + j);
+        _mm512_storeu_si512(dst + j, _mm512_permutex2var_epi16(a, low, b));
+        if (j + Vec::W < width) _mm512_storeu_si512(dst + j + Vec::W, _mm512_permutex2var_epi16(a, high, b));
+    }
+#endif
 }
 
 DLPERF_INLINE void put_zero(int64_t width, bool pairs, int64_t unit_half, float* dst) {
@@ -161,6 +183,19 @@ void pack_pixels(const Weights& w, const T* x, int64_t panel, int64_t k0, int64_
         for (; k < end; ++k, iw += s.stride_w) {
             float* out = dst + (k - k0) / per_unit * width;
             const int64_t half = (k - k0) % per_unit;
+            if (Pairs && !w.merged && !half && k + 1 < end && inside && iw >= 0 && iw + s.stride_w < s.w) {
+                const T* pixel = row + iw * s.c + c0;
+                const int64_t step = s.stride_w * s.c, bytes = columns * int64_t(sizeof(T));
+                for (int64_t at = 0; at < bytes; at += 64) {
+                    const char* ahead = reinterpret_cast<const char*>(pixel + kPixelsAhead * step) + at;
+                    __builtin_prefetch(ahead, 0, 3);
+                    __builtin_prefetch(ahead + step * int64_t(sizeof(T)), 0, 3);
+                }
+                put_pair(pixel, pixel + step, columns, width, out);
+                ++k;
+                iw += s.stride_w;
+                continue;
+            }
             if (w.merged) {
                 gather_line(s, image, ih, iw, c0, columns, line);
                 put_pixel<Pairs>(line, columns, width, half, out);
