@@ -31,7 +31,7 @@ struct BlockSizes {
 };
 
 #if DLPERF_ISA_LEVEL >= 2
-constexpr BlockSizes kBlocks = {4, {0, 12, 12, 8, 6}, 24, 384, 128, 120, 512 << 10};
+constexpr BlockSizes kBlocks = {4, {0, 12, 12, 8, 6}, 24, 384, 256, 120, 512 << 10};
 #elif DLPERF_ISA_LEVEL == 1
 constexpr BlockSizes kBlocks = {2, {0, 8, 6, 0, 0}, 24, 256, 256, 240, 256 << 10};
 #else

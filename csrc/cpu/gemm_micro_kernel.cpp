@@ -111,6 +111,8 @@ void tile(const TileCall& t) {
             Vec bv[NV];
 #pragma GCC unroll 4
             for (int j = 0; j < NV; ++j) bv[j] = Vec::load(b + j * Vec::W);
+#pragma GCC unroll 4
+            for (int j = 0; j < NV; ++j) __builtin_prefetch(b + (j + fetch_ahead(MR, NV) * NV) * Vec::W, 0, 3);
 #pragma GCC unroll 16
             for (int i = 0; i < MR; ++i) {
                 const Vec av = broadcast(a + i * 4);
