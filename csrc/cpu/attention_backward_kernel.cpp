@@ -1,5 +1,8 @@
 // Attention backward: a block of keys walks the blocks of queries and recomputes P from the saved statistics.
 //
+// DLPERF_HAS_AVX512_BF16_VARIANT: there, products of bfloat16 are of pairs, with P and its gradient rounded to
+// bfloat16, and `scale` is left to their results.
+//
 // A task is one key-value head and every `chunks`-th of its key blocks; it owns those rows of dK and dV. dQ is summed
 // in float32 per task and the tasks' parts are added in order, so results do not depend on timing.
 #include "cpu/attention_softmax.h"
@@ -34,15 +37,18 @@ Layout layout(const AttentionShape& s, int threads) {
     l.delta = round_up(s.batch * s.heads * s.sq, 16);
     l.dq = round_up(l.group * s.sq * l.e_step, 16);
     l.dq_parts = l.chunks == 1 ? threads : l.tasks;
-    // Kt, Vt, K, dK, dV of a key block; Q, dO, P, dS of a query block; a row of the mask and one of dropout.
+    // Kt, Vt, K, dK, dV of a key block; Q, dO, P, dS of a query block, and pairs of rows of Q, dO, dS; a row of the
+    // mask and one of dropout.
     l.scratch =
-        kKeys * (round_up(s.e, 16) + round_up(s.ev, 16) + 2 * l.e_step + l.v_step) + 4 * kQueries * kLd + 2 * kKeys;
+        kKeys * (round_up(s.e, 16) + round_up(s.ev, 16) + 2 * l.e_step + l.v_step) + 6 * kQueries * kLd + 2 * kKeys;
     l.scratch = round_up(l.scratch, 16);
     return l;
 }
 
 template <class T>
 struct Backward {
+    static constexpr Unit unit = unit_of<T>;
+
     const AttentionGradShape& g;
     const AttentionShape& s;
     const AttentionTensors& t;
@@ -78,12 +84,7 @@ struct Backward {
             const int64_t k0 = j * kKeys, n = least(kKeys, s.sk - k0);
             const T* k_rows = static_cast<const T*>(t.k) + b * s.k[0] + kv * s.k[1] + k0 * s.k[2];
             const T* v_rows = static_cast<const T*>(t.v) + b * s.v[0] + kv * s.v[1] + k0 * s.v[2];
-            for (int64_t p = 0; p < n; p += kPanel) {
-                const int64_t keys = least(kPanel, n - p);
-                pack_transposed(k_rows + p * s.k[2], s.k[2], keys, s.e, kt + p * s.e);
-                pack_transposed(v_rows + p * s.v[2], s.v[2], keys, s.ev, vt + p * s.ev);
-            }
-            load_rows(k_rows, s.k[2], n, s.e, s.scale, k, e_step);
+            pack_keys(k_rows, v_rows, n, kt, vt, k);
             for (int64_t i = 0; i < n * e_step; i += Vec::W) Vec::zero().store(dk_acc + i);
             for (int64_t i = 0; i < n * v_step; i += Vec::W) Vec::zero().store(dv_acc + i);
             for (int64_t i = 0; i < l.group; ++i) {
@@ -95,9 +96,51 @@ struct Backward {
             T* dk_rows = dk + b * g.dk[0] + kv * g.dk[1] + k0 * g.dk[2];
             T* dv_rows = dv + b * g.dv[0] + kv * g.dv[1] + k0 * g.dv[2];
             for (int64_t i = 0; i < n; ++i) {
-                store_row(dk_acc + i * e_step, s.e, 1.0f, dk_rows + i * g.dk[2]);
+                store_row(dk_acc + i * e_step, s.e, result_scale(), dk_rows + i * g.dk[2]);
                 store_row(dv_acc + i * v_step, s.ev, 1.0f, dv_rows + i * g.dv[2]);
             }
+        }
+    }
+
+    // What is left to multiply sums of products of Q, K and dS by.
+    float result_scale() const { return unit == Unit::pair ? s.scale : 1.0f; }
+
+    void pack_keys(const T* k_rows, const T* v_rows, int64_t n, float* kt, float* vt, float* k) const {
+        for (int64_t p = 0; p < n; p += kPanel) {
+            const int64_t keys = least(kPanel, n - p);
+            if constexpr (unit == Unit::single) {
+                pack_transposed(k_rows + p * s.k[2], s.k[2], keys, s.e, kt + p * s.e);
+                pack_transposed(v_rows + p * s.v[2], s.v[2], keys, s.ev, vt + p * s.ev);
+            } else {
+#if DLPERF_ISA_LEVEL == 3
+                pack_key_pairs(k_rows + p * s.k[2], s.k[2], keys, s.e, kt + p * units<T>(s.e));
+                pack_key_pairs(v_rows + p * s.v[2], s.v[2], keys, s.ev, vt + p * units<T>(s.ev));
+#endif
+            }
+        }
+        if constexpr (unit == Unit::single) {
+            load_rows(k_rows, s.k[2], n, s.e, s.scale, k, l.e_step);
+        } else {
+#if DLPERF_ISA_LEVEL == 3
+            pack_value_pairs(k_rows, s.k[2], n, s.e, k, l.e_step);
+#endif
+        }
+    }
+
+    // Q and dO of some rows: as the left side of products, and (where these are not the same) as the right side.
+    void pack_queries(const T* q_rows, const T* go_rows, int64_t rows, float* q, float* go, float* q_right,
+                      float* go_right) const {
+        const int64_t go_step = g.d_out[2];
+        if constexpr (unit == Unit::single) {
+            load_rows(q_rows, s.q[2], rows, s.e, s.scale, q, kLd);
+            load_rows(go_rows, go_step, rows, s.ev, 1.0f, go, kLd);
+        } else {
+#if DLPERF_ISA_LEVEL == 3
+            copy_pairs(q_rows, s.q[2], rows, s.e, q, kLd);
+            copy_pairs(go_rows, go_step, rows, s.ev, go, kLd);
+            pack_value_pairs(q_rows, s.q[2], rows, s.e, q_right, kLd);
+            pack_value_pairs(go_rows, go_step, rows, s.ev, go_right, kLd);
+#endif
         }
     }
 
@@ -106,17 +149,20 @@ struct Backward {
                const float* k, float* dk_acc, float* dv_acc, float* dq_acc, float* scratch) const {
         const int64_t rows = least(kQueries, s.sq - q0), width = round_up(n, Vec::W), row0 = (b * s.heads + h) * s.sq;
         float *q = scratch, *go = q + kQueries * kLd, *p = go + kQueries * kLd, *ds = p + kQueries * kLd;
-        float *mask = ds + kQueries * kLd, *factors = mask + kKeys;
-        load_rows(static_cast<const T*>(t.q) + b * s.q[0] + h * s.q[1] + q0 * s.q[2], s.q[2], rows, s.e, s.scale, q,
-                  kLd);
-        load_rows(d_out + b * g.d_out[0] + h * g.d_out[1] + q0 * g.d_out[2], g.d_out[2], rows, s.ev, 1.0f, go, kLd);
-        product<Side::rows>(rows, width / Vec::W, s.e, q, kt, kPanel, kPanel * s.e, p, kLd, false);
-        product<Side::rows>(rows, width / Vec::W, s.ev, go, vt, kPanel, kPanel * s.ev, ds, kLd, false);
+        constexpr int64_t half = kQueries / 2 * kLd;
+        float *q_right = ds + kQueries * kLd, *go_right = q_right + half, *ds_left = go_right + half;
+        float *mask = ds_left + 2 * half, *factors = mask + kKeys;
+        pack_queries(static_cast<const T*>(t.q) + b * s.q[0] + h * s.q[1] + q0 * s.q[2],
+                     d_out + b * g.d_out[0] + h * g.d_out[1] + q0 * g.d_out[2], rows, q, go, q_right, go_right);
+        const int64_t e = units<T>(s.e), ev = units<T>(s.ev), row_units = units<T>(rows);
+        product<Side::rows, unit>(rows, width / Vec::W, e, q, kt, kPanel, kPanel * e, p, kLd, false);
+        product<Side::rows, unit>(rows, width / Vec::W, ev, go, vt, kPanel, kPanel * ev, ds, kLd, false);
         const bool masked = s.mask_kind != MaskKind::none;
         for (int64_t i = 0; i < rows; ++i) {
             const int64_t row = row0 + q0 + i, visible = s.causal ? least(n, q0 + i + 1 - k0) : n;
             float *p_row = p + i * kLd, *ds_row = ds + i * kLd;
             if (masked && (i == 0 || s.mask[2] != 0)) load_mask(s, t.mask, b, h, q0 + i, k0, n, mask);
+            if (unit == Unit::pair) scale_row(p_row, s.scale, width);
             probabilities_row(p_row, visible, width, masked ? mask : nullptr, stats + 2 * row);
             if (dropout.on && visible > 0) {
                 dropout.load_factors(uint64_t(row * s.sk + k0), visible, factors);
@@ -132,21 +178,33 @@ struct Backward {
                 for (int64_t j = 0; j < n; j += Vec::W) store_some(to + j, Vec::load(ds_row + j), n - j);
             }
         }
-        product<Side::columns>(n, l.v_step / Vec::W, rows, p, go, kLd, kPanel, dv_acc, l.v_step, true);
-        product<Side::columns>(n, l.e_step / Vec::W, rows, ds, q, kLd, kPanel, dk_acc, l.e_step, true);
-        product<Side::rows>(rows, l.e_step / Vec::W, n, ds, k, l.e_step, kPanel, dq_acc, l.e_step, true);
+        if constexpr (unit == Unit::single) {
+            q_right = q, go_right = go, ds_left = ds;
+        } else {
+#if DLPERF_ISA_LEVEL == 3
+            round_to_row_pairs(p, kLd, rows, width, p);
+            round_to_row_pairs(ds, kLd, rows, width, ds_left);
+            for (int64_t i = 0; i < rows; ++i) round_to_pairs(ds + i * kLd, width);
+#endif
+        }
+        product<Side::columns, unit>(n, l.v_step / Vec::W, row_units, p, go_right, kLd, kPanel, dv_acc, l.v_step, true);
+        product<Side::columns, unit>(n, l.e_step / Vec::W, row_units, ds_left, q_right, kLd, kPanel, dk_acc, l.e_step,
+                                     true);
+        product<Side::rows, unit>(rows, l.e_step / Vec::W, units<T>(n), ds, k, l.e_step, kPanel, dq_acc, l.e_step,
+                                  true);
     }
 
     // dQ of rows of one key-value head's group: the chunks' parts in order.
     void store_dq(int64_t head, int64_t begin, int64_t end, const float* parts) const {
         const int64_t b = head / s.kv_heads, kv = head % s.kv_heads;
+        const Vec factor = Vec::set1(result_scale());
         for (int64_t r = begin; r < end; ++r) {
             const float* part = parts + r * l.e_step;
             T* to = dq + b * g.dq[0] + (kv * l.group + r / s.sq) * g.dq[1] + r % s.sq * g.dq[2];
             for (int64_t i = 0; i < s.e; i += Vec::W) {
                 Vec sum = Vec::load(part + i);
                 for (int64_t c = 1; c < l.chunks; ++c) sum = sum + Vec::load(part + c * l.dq + i);
-                store_some(to + i, sum, s.e - i);
+                store_some(to + i, factor * sum, s.e - i);
             }
         }
     }

@@ -5,20 +5,13 @@
 #include "cpu/attention_softmax.h"
 #include "cpu/parallel.h"
 
-// Defined in attention_backward_kernel.cpp, which has no variant for bfloat16.
-#if DLPERF_ISA_LEVEL == 3
-#define DLPERF_BACKWARD_NS avx512
-#else
-#define DLPERF_BACKWARD_NS DLPERF_ISA_NS
-#endif
-namespace dlperf::DLPERF_BACKWARD_NS::attention {
+namespace dlperf::DLPERF_ISA_NS {
+namespace attention {
+
+// Defined in attention_backward_kernel.cpp.
 int64_t backward_bytes(const AttentionGradShape&, int threads);
 void backward(const AttentionGradShape&, const AttentionTensors&, const void* out, const float* stats,
               const void* d_out, void* dq, void* dk, void* dv, float* d_scores, void* workspace, int threads);
-}  // namespace dlperf::DLPERF_BACKWARD_NS::attention
-
-namespace dlperf::DLPERF_ISA_NS {
-namespace attention {
 
 namespace {
 
@@ -49,12 +42,7 @@ int64_t forward_bytes(const AttentionShape& s, int threads) {
 
 template <class T>
 struct Forward {
-#if DLPERF_ISA_LEVEL == 3
-    static constexpr Unit unit = std::is_same_v<T, bf16_t> ? Unit::pair : Unit::single;
-#else
-    static constexpr Unit unit = Unit::single;
-#endif
-    static constexpr int64_t kUnit = unit == Unit::pair ? 2 : 1;  // elements of a step of a reduction
+    static constexpr Unit unit = unit_of<T>;
 
     const AttentionShape& s;
     const AttentionTensors& t;
@@ -72,7 +60,7 @@ struct Forward {
         const int64_t k0 = panel * kPanel, n = least(kPanel, s.sk - k0);
         const T* k = static_cast<const T*>(t.k) + b * s.k[0] + h * s.k[1] + k0 * s.k[2];
         const T* v = static_cast<const T*>(t.v) + b * s.v[0] + h * s.v[1] + k0 * s.v[2];
-        float *keys = keys_of(pack) + k0 * units(s.e), *values = values_of(pack) + units(k0) * l.v_step;
+        float *keys = keys_of(pack) + k0 * units<T>(s.e), *values = values_of(pack) + units<T>(k0) * l.v_step;
         if constexpr (unit == Unit::single) {
             pack_transposed(k, s.k[2], n, s.e, keys);
             load_rows(v, s.v[2], n, s.ev, 1.0f, values, l.v_step);
@@ -83,8 +71,6 @@ struct Forward {
 #endif
         }
     }
-
-    static int64_t units(int64_t n) { return (n + kUnit - 1) / kUnit; }
 
     // Queries times scale. Pairs are rounded, so by a power of two only: another scale is left to the scores.
     void load_queries(const T* q, int64_t step, int64_t rows, float* out) const {
@@ -104,7 +90,7 @@ struct Forward {
     }
 
     void block(int64_t b, int64_t h, int64_t q0, int64_t pack, float* scratch) const {
-        const int64_t rows = least(kQueries, s.sq - q0), e = units(s.e), v_vecs = l.v_step / Vec::W;
+        const int64_t rows = least(kQueries, s.sq - q0), e = units<T>(s.e), v_vecs = l.v_step / Vec::W;
         float *q = scratch, *scores = q + kQueries * kLd, *mask = scores + kQueries * kLd, *factors = mask + kKeys;
         float* acc = factors + kKeys;
         const float *keys = keys_of(pack), *values = values_of(pack);
@@ -140,8 +126,8 @@ struct Forward {
                 }
             }
             for (int64_t d = 0; d < n; d += kValueDepth) {
-                product<Side::rows, unit>(rows, v_vecs, units(least(kValueDepth, n - d)), scores + units(d),
-                                          values + units(k0 + d) * l.v_step, l.v_step, kPanel, acc, l.v_step,
+                product<Side::rows, unit>(rows, v_vecs, units<T>(least(kValueDepth, n - d)), scores + units<T>(d),
+                                          values + units<T>(k0 + d) * l.v_step, l.v_step, kPanel, acc, l.v_step,
                                           k0 + d > 0);
             }
         }
@@ -203,7 +189,7 @@ void forward(const AttentionShape& s, const AttentionTensors& t, void* out, floa
 }  // namespace
 }  // namespace attention
 
-extern const AttentionTable attention_table = {attention::forward_bytes, DLPERF_BACKWARD_NS::attention::backward_bytes,
-                                               attention::forward, DLPERF_BACKWARD_NS::attention::backward};
+extern const AttentionTable attention_table = {attention::forward_bytes, attention::backward_bytes, attention::forward,
+                                               attention::backward};
 
 }  // namespace dlperf::DLPERF_ISA_NS

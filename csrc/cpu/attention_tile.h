@@ -41,6 +41,19 @@ enum class Side { rows, columns };
 // What a step of the reduction multiplies: floats, or pairs of bfloat16 in the place of one.
 enum class Unit { single, pair };
 
+template <class T>
+constexpr Unit unit_of = Unit::single;
+#if DLPERF_ISA_LEVEL == 3
+template <>
+constexpr Unit unit_of<bf16_t> = Unit::pair;
+#endif
+
+// Steps of a reduction over n elements.
+template <class T>
+static DLPERF_INLINE int64_t units(int64_t n) {
+    return unit_of<T> == Unit::pair ? (n + 1) / 2 : n;
+}
+
 template <Unit unit>
 static DLPERF_INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
 #if DLPERF_ISA_LEVEL == 3
@@ -197,6 +210,29 @@ static inline void pack_value_pairs(const bf16_t* src, int64_t src_step, int64_t
             __m512i v = load(row + d, width - d);
             if (i + 1 < n) v = _mm512_or_si512(v, _mm512_slli_epi32(load(row + src_step + d, width - d), 16));
             Vec{_mm512_castsi512_ps(v)}.store(dst + d);
+        }
+    }
+}
+
+// n rows of pairs along them: dst[n][(width + 1) / 2].
+static inline void copy_pairs(const bf16_t* src, int64_t src_step, int64_t n, int64_t width, float* dst,
+                              int64_t dst_step) {
+    for (int64_t i = 0; i < n; ++i) {
+        for (int64_t d = 0; d < width; d += 2 * Vec::W) {
+            load_pairs(src + i * src_step + d, width - d).store(dst + i * dst_step + d / 2);
+        }
+    }
+}
+
+// n rows of `width` floats as pairs of rows, rounded: dst[(n + 1) / 2][width]. dst may be src.
+static inline void round_to_row_pairs(const float* src, int64_t step, int64_t n, int64_t width, float* dst) {
+    for (int64_t i = 0; i < n; i += 2) {
+        for (int64_t j = 0; j < width; j += Vec::W) {
+            const Vec low = Vec::load(src + i * step + j);
+            const Vec high = i + 1 < n ? Vec::load(src + (i + 1) * step + j) : Vec::zero();
+            const __m512i a = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(low.v));
+            const __m512i b = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(high.v));
+            Vec{_mm512_castsi512_ps(_mm512_or_si512(a, _mm512_slli_epi32(b, 16)))}.store(dst + i / 2 * step + j);
         }
     }
 }
