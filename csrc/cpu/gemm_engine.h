@@ -164,12 +164,7 @@ static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_b
                 t.residual_offset = block.residual_offset + m;
                 t.bias_row = block.bias_row ? block.bias_row + m : nullptr;
                 for (int64_t line = 0; line < share; ++line, next += 16) __builtin_prefetch(next, 0, 2);
-                if (fetches_a && n0 == n_begin) {
-                    for (int64_t i = m + mr; i < min64(m + 2 * mr, block.count); ++i) {
-                        const char* row = rows[i] + t.a_offset;
-                        for (int64_t at = 0; at < t.units * 4; at += 64) __builtin_prefetch(row + at, 0, 3);
-                    }
-                }
+                t.next_rows = fetches_a && n0 == n_begin ? max64(0, min64(mr, block.count - m - mr)) : 0;
                 micro.rows[nv][height](t);
             }
         }

@@ -72,28 +72,29 @@ constexpr int fetch_ahead(int mr, int nv) {
     return 192 / (mr * nv);
 }
 
-// Asks for the lines of a tile's results and residual while its products are made: results larger than the caches would
-// else stop it at every store.
-template <int MR, int NV>
-static DLPERF_INLINE void fetch_results(const TileCall& t) {
+// Asks for the lines of one row of a tile's results and residual: where these are larger than the caches, every store
+// would else wait.
+template <int NV>
+static DLPERF_INLINE void fetch_result(const TileCall& t, int row) {
     const Epilogue& e = *t.epilogue;
     const int64_t size = e.dtype == DType::f32 ? 4 : 2, bytes = NV * Vec::W * size;
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-        const char* y = static_cast<const char*>(e.out) + (t.out_offset[i] + t.n0) * size;
-        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(y + at, 0, 2);
-    }
+    const char* y = static_cast<const char*>(e.out) + (t.out_offset[row] + t.n0) * size;
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(y + at, 0, 2);
     if (!e.residual || e.residual_col != 1) return;
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-        const char* r = static_cast<const char*>(e.residual) + (t.residual_offset[i] + t.n0) * size;
-        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(r + at, 0, 2);
-    }
+    const char* r = static_cast<const char*>(e.residual) + (t.residual_offset[row] + t.n0) * size;
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(r + at, 0, 2);
+}
+
+// Fetching goes along with the products, a little every so many steps: more at once than the processor keeps track of
+// would stop it.
+constexpr int64_t kStretch = 16;  // steps: one cache line of a row of A
+
+static DLPERF_INLINE int64_t ceil_stretch(int64_t steps) {
+    return (steps + kStretch - 1) / kStretch;
 }
 
 template <class Unit, int MR, int NV, bool Packed>
 void tile(const TileCall& t) {
-    if (t.last) fetch_results<MR, NV>(t);
     Vec acc[MR][NV];
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
@@ -104,40 +105,48 @@ void tile(const TileCall& t) {
     }
     const float* b = t.b;
     const int64_t b_step = t.b_step;
+    int results = t.last ? 0 : MR;  // rows of results asked for
+    const int64_t stretches = ceil_stretch(t.taps * t.units), each = stretches ? (MR + stretches - 1) / stretches : 0;
+    const auto fetch_results = [&] {
+        for (int64_t i = 0; i < each && results < MR; ++i) fetch_result<NV>(t, results++);
+    };
+    const auto step = [&](auto&& broadcast_row) __attribute__((always_inline)) {
+        Vec bv[NV];
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; ++j) bv[j] = Vec::load(b + j * Vec::W);
+        // A block of B is larger than the L1 cache: it comes from L2, ahead of its use.
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; ++j) __builtin_prefetch(b + (j + fetch_ahead(MR, NV) * NV) * Vec::W, 0, 3);
+#pragma GCC unroll 16
+        for (int i = 0; i < MR; ++i) {
+            const Vec av = broadcast_row(i);
+#pragma GCC unroll 4
+            for (int j = 0; j < NV; ++j) acc[i][j] = Unit::madd(av, bv[j], acc[i][j]);
+        }
+    };
     if constexpr (Packed) {
         const char* a = reinterpret_cast<const char*>(t.a);
         const int64_t units = t.taps * t.units;
-        for (int64_t k = 0; k < units; ++k, b += b_step, a += MR * 4) {
-            Vec bv[NV];
-#pragma GCC unroll 4
-            for (int j = 0; j < NV; ++j) bv[j] = Vec::load(b + j * Vec::W);
-#pragma GCC unroll 4
-            for (int j = 0; j < NV; ++j) __builtin_prefetch(b + (j + fetch_ahead(MR, NV) * NV) * Vec::W, 0, 3);
-#pragma GCC unroll 16
-            for (int i = 0; i < MR; ++i) {
-                const Vec av = broadcast(a + i * 4);
-#pragma GCC unroll 4
-                for (int j = 0; j < NV; ++j) acc[i][j] = Unit::madd(av, bv[j], acc[i][j]);
+        for (int64_t begin = 0; begin < units; begin += kStretch) {
+            fetch_results();
+            const int64_t end = begin + kStretch < units ? begin + kStretch : units;
+            for (int64_t k = begin; k < end; ++k, b += b_step, a += MR * 4) {
+                step([&](int i) { return broadcast(a + i * 4); });
             }
         }
     } else {
         for (int64_t tap = 0; tap < t.taps; ++tap) {
             const char* a[MR];
+            const char* const* rows = t.rows + tap * t.rows_ld;
 #pragma GCC unroll 16
-            for (int i = 0; i < MR; ++i) a[i] = t.rows[tap * t.rows_ld + i] + t.a_offset;
+            for (int i = 0; i < MR; ++i) a[i] = rows[i] + t.a_offset;
             const int64_t whole = (t.units - t.odd) * 4;
-            for (int64_t k = 0; k < whole; k += 4, b += b_step) {
-                Vec bv[NV];
-#pragma GCC unroll 4
-                for (int j = 0; j < NV; ++j) bv[j] = Vec::load(b + j * Vec::W);
-                // A block of B is larger than the L1 cache: it comes from L2, ahead of its use.
-#pragma GCC unroll 4
-                for (int j = 0; j < NV; ++j) __builtin_prefetch(b + (j + fetch_ahead(MR, NV) * NV) * Vec::W, 0, 3);
-#pragma GCC unroll 16
-                for (int i = 0; i < MR; ++i) {
-                    const Vec av = broadcast(a[i] + k);
-#pragma GCC unroll 4
-                    for (int j = 0; j < NV; ++j) acc[i][j] = Unit::madd(av, bv[j], acc[i][j]);
+            for (int64_t begin = 0; begin < whole; begin += kStretch * 4) {
+                fetch_results();
+                for (int64_t i = 0; i < t.next_rows; ++i) __builtin_prefetch(rows[MR + i] + t.a_offset + begin, 0, 3);
+                const int64_t end = begin + kStretch * 4 < whole ? begin + kStretch * 4 : whole;
+                for (int64_t k = begin; k < end; k += 4, b += b_step) {
+                    step([&](int i) { return broadcast(a[i] + k); });
                 }
             }
             if (t.odd) {
