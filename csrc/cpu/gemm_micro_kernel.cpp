@@ -104,7 +104,7 @@ void tile(const TileCall& t) {
         }
     }
     const float* b = t.b;
-    const int64_t b_step = t.b_step;
+    const int64_t b_step = t.b_step, b_ahead = fetch_ahead(MR, NV) * b_step;
     int results = t.last ? 0 : MR;  // rows of results asked for
     const int64_t stretches = ceil_stretch(t.taps * t.units), each = stretches ? (MR + stretches - 1) / stretches : 0;
     const auto fetch_results = [&] {
@@ -116,7 +116,7 @@ void tile(const TileCall& t) {
         for (int j = 0; j < NV; ++j) bv[j] = Vec::load(b + j * Vec::W);
         // A block of B is larger than the L1 cache: it comes from L2, ahead of its use.
 #pragma GCC unroll 4
-        for (int j = 0; j < NV; ++j) __builtin_prefetch(b + (j + fetch_ahead(MR, NV) * NV) * Vec::W, 0, 3);
+        for (int j = 0; j < NV; ++j) __builtin_prefetch(b + b_ahead + j * Vec::W, 0, 3);
 #pragma GCC unroll 16
         for (int i = 0; i < MR; ++i) {
             const Vec av = broadcast_row(i);
