@@ -93,3 +93,5 @@ def test_torchs_own_layer_counts():
     weights = [torch.randn(192, 20), torch.randn(192, 48), torch.randn(192), torch.randn(192)]
     args = (x, [h, h], weights, True, 1, 0.0, False, False, False)
     assert multiply_adds("lstm", args, torch.lstm(*args)) == 7 * 3 * 192 * (20 + 48)
+    args = (x, h, [torch.randn(48, 20), torch.randn(48, 48)], False, 1, 0.0, False, False, False)
+    assert multiply_adds("rnn_tanh", args, torch.rnn_tanh(*args)) == 7 * 3 * 48 * (20 + 48)

@@ -25,7 +25,7 @@ struct BlockSizes {
     int mr[5];            // rows of the tile that has nv vectors
     int row_step;         // common multiple of mr: what row blocks are rounded to
     int64_t depth;        // units of reduction per block: depth x panel of B stays in L2, beside A's share
-    int64_t outer_depth;  // the same where A is packed too: in L1
+    int64_t outer_depth;  // the same where A is packed too
     int64_t rows;         // rows per block at most
     int64_t a_bytes;      // bytes of A that one row block may touch: its share of L2
 };

@@ -323,10 +323,7 @@ def _recurrent(args, result, weights):
         lambda source, target: cpu.C.recurrent_pack(shape, source, target),
     )
     gates = torch.empty((steps, n, width), device="meta")
-    if n == 1:
-        rows, batch = (steps, (x.stride(0), 0, width)), (1, (0, 0, 0, 0))
-    else:
-        rows, batch = (n, (x.stride(1), 0, width)), (steps, (x.stride(0), 0, n * width, 0))
+    rows, batch = (n, (x.stride(1), 0, width)), (steps, (x.stride(0), 0, n * width, 0))
     product = _product(rows, batch, x, w_ih.t(), b_ih, None, 1.0, 0.0, "none", gates, weights)
     if packed is None or product is None:
         return None

@@ -96,11 +96,9 @@ def _einsum(args, out):
 
 
 def _recurrent(args, out):
-    """Two products a step with every matrix among the weights: one in a list, or an operator's own arguments."""
-    matrices = next((a for a in args if isinstance(a, (list, tuple)) and len(a) > 2 and isinstance(a[0], Tensor)), args)
-    x = args[0]
-    rows = x.shape[:-1].numel()
-    return rows * sum(w.numel() for w in matrices if isinstance(w, Tensor) and w.dim() == 2 and w is not x)
+    """Of torch's whole layers: each step's product with every matrix among the weights, which are the last list."""
+    weights = [a for a in args if isinstance(a, (list, tuple))][-1]
+    return args[0].shape[:-1].numel() * sum(w.numel() for w in weights if w.dim() == 2)
 
 
 def _one_direction(first):
