@@ -17,8 +17,8 @@ from torch import nn as torch_nn
 from torch.export import Dim, export
 from torch.export.graph_signature import InputKind, OutputKind
 
-from .kernels import Weights
 from .passes.functional import make_functional
+from .prepared import Weights
 from .structure import Unsupported, flatten_result, rebuild_arguments, same_containers
 
 

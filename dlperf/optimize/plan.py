@@ -21,6 +21,7 @@ from ..nn import functional as F
 from ..ops._frame import OPERATORS
 from . import kernels
 from .capture import Program
+from .prepared import Address, Prepared, Weights
 from .structure import Unsupported
 from .work import Work, multiply_adds
 
@@ -55,7 +56,7 @@ class Step:
     outs: list
     many: bool  # the result is a tuple
     aliases: bool
-    prepared: kernels.Prepared | None = None
+    prepared: Prepared | None = None
 
 
 @dataclass
@@ -103,7 +104,7 @@ class Plan:
 
 
 class _Recorder:
-    def __init__(self, weights: kernels.Weights):
+    def __init__(self, weights: Weights):
         self.weights = weights
         weights.constant = self.is_constant
         self.constant_memory: set[int] = set()
@@ -283,7 +284,7 @@ def _values(x, found=None) -> list[Value]:
     found = [] if found is None else found
     if isinstance(x, Value):
         found.append(x)
-    elif isinstance(x, kernels.Address):
+    elif isinstance(x, Address):
         _values(x.of, found)
     elif isinstance(x, (list, tuple)):
         for v in x:
@@ -416,13 +417,11 @@ class _Compiled:
                 size, stride, dtype, _ = out.example
                 empty, dtype = self._constant(torch.empty_strided), self._constant(dtype)
                 lines.append(f"{out.name} = {empty}({tuple(size)}, {tuple(stride)}, dtype={dtype})")
-        given = [
-            self._address(o, setup) if isinstance(o, kernels.Address) else self._operand(o) for o in prepared.operands
-        ]
+        given = [self._address(o, setup) if isinstance(o, Address) else self._operand(o) for o in prepared.operands]
         lines.append(f"{self._constant(prepared.function)}({', '.join(given)})")
         return lines
 
-    def _address(self, address: kernels.Address, setup: list[str]) -> str:
+    def _address(self, address: Address, setup: list[str]) -> str:
         if address.of is None:
             return "scratch"
         value = address.of

@@ -1,0 +1,79 @@
+"""What a step that writes where it is told is made of: a function, addresses of its operands, packed weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .. import memory
+from ..backends import cpu
+
+
+@dataclass(frozen=True)
+class Address:
+    """An operand of a kernel: where a tensor starts, plus bytes; ``of=None`` is the scratch memory."""
+
+    of: object
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """``function(*operands)`` fills the step's results.
+
+    Attributes:
+        scratch: bytes of scratch memory, 64-byte aligned, that hold nothing between steps.
+        any_address: whether results outside the arena can be written too (addresses are looked up per call).
+    """
+
+    function: Callable
+    operands: tuple
+    scratch: int = 0
+    any_address: bool = True
+
+    def referring(self, refer: Callable) -> Prepared:
+        """With tensors replaced by the plan's values."""
+
+        def convert(x):
+            if isinstance(x, Address):
+                return x if x.of is None else Address(refer(x.of), x.offset)
+            return refer(x)
+
+        return replace(self, operands=tuple(convert(o) for o in self.operands))
+
+
+class Weights:
+    """What a plan knows of its constants: which tensors they are, and their packed forms, which plans share."""
+
+    def __init__(self):
+        self.packs: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self._chunk = torch.empty(0, dtype=torch.uint8)
+        self.constant: Callable[[Tensor], bool] = lambda tensor: False
+
+    def pack(self, weight: Tensor, key: tuple, bytes: int, fill: Callable[[int, int], None]) -> Tensor | None:
+        """A constant weight packed by ``fill(weight's address, packed's address)``; None for other tensors."""
+        if not bytes or not self.constant(weight):
+            return None
+        key = (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype, cpu.C.isa(), *key)
+        found = self.packs.get(key)
+        if found is None:
+            packed = self._take(bytes)
+            fill(weight.data_ptr(), packed.data_ptr())
+            found = self.packs[key] = (packed, weight)  # the weight keeps its address
+        return found[0]
+
+    def _take(self, bytes: int) -> Tensor:
+        """From a chunk that small packs share: one huge page holds many."""
+        bytes = -(-bytes // _PACK_ALIGN) * _PACK_ALIGN
+        if bytes > self._chunk.numel():
+            if bytes >= _CHUNK // 2:
+                return memory.block(bytes, _PACK_ALIGN)
+            self._chunk = memory.block(_CHUNK, _PACK_ALIGN)
+        packed, self._chunk = self._chunk[:bytes], self._chunk[bytes:]
+        return packed
+
+
+_PACK_ALIGN, _CHUNK = 64, 4 << 20
