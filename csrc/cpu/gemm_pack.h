@@ -192,34 +192,93 @@ static void pack_panel(const T* src, int64_t row_step, int64_t column_step, int6
     }
 }
 
+#if DLPERF_ISA_LEVEL >= 2
+static DLPERF_INLINE __m256 load_eight(const float* p) {
+    return _mm256_loadu_ps(p);
+}
+static DLPERF_INLINE __m256 load_eight(const bf16_t* p) {
+    const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+static DLPERF_INLINE __m256 load_eight(const f16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+#endif
+
+constexpr int kEight = 8;
+
+// Eight units of neighbouring rows, of the reduction's step at p and, in pairs, of the next one at `next`.
+template <bool Pairs, class T>
+static DLPERF_INLINE void put_eight(const T* p, const T* next, float* dst) {
+#if DLPERF_ISA_LEVEL >= 2
+    if constexpr (Pairs) {
+        const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        const __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(next));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(dst), _mm_unpacklo_epi16(low, high));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(dst + 4), _mm_unpackhi_epi16(low, high));
+    } else {
+        _mm256_storeu_ps(dst, load_eight(p));
+    }
+#else
+    for (int i = 0; i < kEight; i += Vec::W) Vec::load(p + i).store(dst + i);
+#endif
+}
+
+// `width` units of one step, masked.
+template <bool Pairs, class T>
+static DLPERF_INLINE void put_some(const T* p, int64_t m_step, int64_t k_step, bool second, int width, float* dst) {
+    for (int i = 0; i < width; i += Vec::W) {
+        const int count = width - i;
+        Vec v;
+        if (m_step == 1) {
+            v = load_lanes<Pairs>(p + i, count);
+            if (second) v = join_pair(v, load_lanes<Pairs>(p + i + k_step, count));
+        } else {
+            T gathered[2][Vec::W] = {};
+            for (int l = 0; l < count && l < Vec::W; ++l) {
+                gathered[0][l] = p[(i + l) * m_step];
+                if (second) gathered[1][l] = p[(i + l) * m_step + k_step];
+            }
+            v = load_lanes<Pairs>(gathered[0], Vec::W);
+            if (Pairs) v = join_pair(v, load_lanes<Pairs>(gathered[1], Vec::W));
+        }
+        store_some(dst + i, v, count);
+    }
+}
+
+constexpr int kTilesTogether = 8;  // their rows fill whole cache lines, or nearly
+constexpr int kStepsAhead = 8;
+
 // Tiles of A whose rows are contiguous in memory across m: element (m, k) at src[m * m_step + k * k_step].
 // Tile t of `mr` rows starts at dst + t * mr * units; the last tile is as narrow as its rows.
+// Few tiles at a time: one step of all would be as many lines of dst as there are tiles, most of them in the same sets of
+// the L1 cache.
 template <bool Pairs, class T>
 static void pack_tiles(const T* src, int64_t m_step, int64_t k_step, int64_t depth, int64_t rows, int mr, float* dst) {
-    const int64_t units = ceil_div(depth, Pairs ? 2 : 1);
-    for (int64_t u = 0; u < units; ++u) {
-        const int64_t k = Pairs ? 2 * u : u;
-        const bool second = Pairs && k + 1 < depth;
-        for (int64_t m = 0; m < rows; m += mr) {
-            const int width = int(min64(mr, rows - m));
-            float* out = dst + m * units + u * width;
-            const T* p = src + m * m_step + k * k_step;
-            for (int i = 0; i < width; i += Vec::W) {
-                const int count = width - i;
-                Vec v;
-                if (m_step == 1) {
-                    v = load_lanes<Pairs>(p + i, count);
-                    if (second) v = join_pair(v, load_lanes<Pairs>(p + i + k_step, count));
-                } else {
-                    T gathered[2][Vec::W] = {};
-                    for (int l = 0; l < count && l < Vec::W; ++l) {
-                        gathered[0][l] = p[(i + l) * m_step];
-                        if (second) gathered[1][l] = p[(i + l) * m_step + k_step];
-                    }
-                    v = load_lanes<Pairs>(gathered[0], Vec::W);
-                    if (Pairs) v = join_pair(v, load_lanes<Pairs>(gathered[1], Vec::W));
+    const int64_t units = ceil_div(depth, Pairs ? 2 : 1), together = kTilesTogether * mr;
+    // What eight units write beyond a tile's `mr` the next step overwrites; what they read beyond them is the next row's.
+    const bool eight = m_step == 1 && mr <= kEight && k_step >= kEight;
+    for (int64_t begin = 0; begin < rows; begin += together) {
+        const int64_t end = min64(rows, begin + together);
+        for (int64_t u = 0; u < units; ++u) {
+            const int64_t k = Pairs ? 2 * u : u;
+            const bool second = Pairs && k + 1 < depth;
+            const T* step = src + k * k_step;
+            if (m_step == 1) {
+                const char* ahead = reinterpret_cast<const char*>(step + kStepsAhead * (Pairs ? 2 : 1) * k_step + begin);
+                for (int64_t at = 0; at < (end - begin) * int64_t(sizeof(T)); at += 64) {
+                    __builtin_prefetch(ahead + at, 0, 3);
+                    if (Pairs) __builtin_prefetch(ahead + at + k_step * int64_t(sizeof(T)), 0, 3);
                 }
-                store_some(out + i, v, count);
+            }
+            for (int64_t m = begin; m < end; m += mr) {
+                const int width = int(min64(mr, end - m));
+                float* out = dst + m * units + u * width;
+                if (eight && width == mr && u + 2 < units) {
+                    put_eight<Pairs>(step + m, step + m + k_step, out);
+                } else {
+                    put_some<Pairs>(step + m * m_step, m_step, k_step, second, width, out);
+                }
             }
         }
     }
