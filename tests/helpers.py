@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dlperf.benchmarks import public_models
 
@@ -31,3 +32,16 @@ def shapes(module: torch.nn.Module) -> dict[str, list[int]]:
 def stored_shapes(model: str) -> dict[str, list[int]]:
     """torchvision's parameter and buffer names with their shapes, written down from torchvision 0.29."""
     return json.loads(RESNET_PARAMETERS.read_text())[model]
+
+
+class Call(nn.Module):
+    """A function of tensors as a model; layers are given by name."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, *args, **kwargs):
+        return self.function(self, *args, **kwargs)

@@ -20,18 +20,7 @@ from dlperf.optimize.inference import InferenceModel
 from dlperf.optimize.plan import Plan
 from dlperf.optimize.structure import flatten_result
 
-
-class Call(nn.Module):
-    """A function of tensors as a model; layers are given by name."""
-
-    def __init__(self, function, **layers):
-        super().__init__()
-        self.function = function
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *args, **kwargs):
-        return self.function(self, *args, **kwargs)
+from .helpers import Call
 
 
 def lively(model):

@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include "bindings/bindings.h"
+#include "bindings/steps.h"
 
 using namespace dlperf;
 
@@ -45,11 +45,10 @@ void bind_attention(py::module_& m) {
     m.def("attention_backward_bytes", [](const AttentionGradShape& g, int threads) {
         return DLPERF_DISPATCH_BF16(attention_table).backward_bytes(g, threads);
     });
-    m.def(
-        "attention_forward",
-        [](const AttentionShape& s, Address q, Address k, Address v, Address mask, Address rng, Address out,
-           Address stats, Address workspace, int threads) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "attention_forward",
+        +[](const AttentionShape& s, Address q, Address k, Address v, Address mask, Address rng, Address out,
+            Address stats, Address workspace, int threads) {
             const AttentionTensors t{as_pointer<void>(q), as_pointer<void>(k), as_pointer<void>(v),
                                      as_pointer<void>(mask), as_pointer<int64_t>(rng)};
             DLPERF_DISPATCH_BF16(attention_table)

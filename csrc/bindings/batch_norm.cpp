@@ -1,6 +1,6 @@
 #include "cpu/batch_norm.h"
 
-#include "bindings/bindings.h"
+#include "bindings/steps.h"
 
 using namespace dlperf;
 
@@ -24,10 +24,10 @@ void bind_batch_norm(py::module_& m) {
         [](const BatchNormShape& shape) { return DLPERF_DISPATCH(batch_norm_table).workspace(shape); },
         py::arg("shape"),
         "Bytes of workspace for batch_norm, batch_norm_backward and channel_sum at this thread count.");
-    m.def(
-        "batch_norm",
-        [](const BatchNormShape& shape, Address x, Address residual, Address y, Address weight, Address bias,
-           Address mean, Address variance, double eps, int act, float act_param, bool training, Address workspace) {
+    def_step(
+        m, "batch_norm",
+        +[](const BatchNormShape& shape, Address x, Address residual, Address y, Address weight, Address bias,
+            Address mean, Address variance, double eps, int act, float act_param, bool training, Address workspace) {
             const BatchNormForward args{as_pointer<const void>(x),
                                         as_pointer<const void>(residual),
                                         as_pointer<void>(y),
@@ -39,7 +39,6 @@ void bind_batch_norm(py::module_& m) {
                                         static_cast<Act>(act),
                                         act_param,
                                         training};
-            py::gil_scoped_release release;
             DLPERF_DISPATCH(batch_norm_table).forward(shape, args, as_pointer<void>(workspace));
         },
         py::arg("shape"), py::arg("x"), py::arg("residual"), py::arg("y"), py::arg("weight"), py::arg("bias"),

@@ -19,6 +19,7 @@ inline T* as_pointer(Address address) {
 }
 
 void bind_isa(py::module_& m);
+void bind_watch(py::module_& m);
 void bind_gemm(py::module_& m);
 void bind_conv(py::module_& m);
 void bind_ceiling(py::module_& m);

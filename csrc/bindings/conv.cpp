@@ -1,6 +1,6 @@
 #include "cpu/conv2d.h"
 
-#include "bindings/bindings.h"
+#include "bindings/steps.h"
 
 using namespace dlperf;
 
@@ -36,11 +36,10 @@ void bind_conv(py::module_& m) {
                 .workspace_bytes(s, ConvDirection(direction), threads, prepacked);
         },
         py::arg("shape"), py::arg("direction"), py::arg("threads"), py::arg("prepacked") = false);
-    m.def(
-        "conv2d_forward",
-        [](const Conv2dShape& s, Address x, Address w, Address bias, Address residual, Address y, Address workspace,
-           int64_t threads, bool prepacked) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "conv2d_forward",
+        +[](const Conv2dShape& s, Address x, Address w, Address bias, Address residual, Address y, Address workspace,
+            int64_t threads, bool prepacked) {
             conv2d_kernels(s, ConvDirection::forward, prepacked)
                 .forward(s, as_pointer<void>(x), as_pointer<void>(w), as_pointer<void>(bias),
                          as_pointer<void>(residual), as_pointer<void>(y), as_pointer<void>(workspace), threads,

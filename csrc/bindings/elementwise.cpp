@@ -1,6 +1,6 @@
 #include "cpu/elementwise.h"
 
-#include "bindings/bindings.h"
+#include "bindings/steps.h"
 
 using namespace dlperf;
 
@@ -9,10 +9,9 @@ void bind_elementwise(py::module_& m) {
     for (const char* name : kActNames) names.append(name);
     m.attr("ACTIVATIONS") = names;
 
-    m.def(
-        "activation_forward",
-        [](int dtype, int act, float param, int64_t n, Address x, Address y) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "activation_forward",
+        +[](int dtype, int act, float param, int64_t n, Address x, Address y) {
             DLPERF_DISPATCH(elementwise_table)
                 .activation_forward(DType(dtype), Act(act), param, n, as_pointer<void>(x), as_pointer<void>(y));
         },
@@ -36,36 +35,32 @@ void bind_elementwise(py::module_& m) {
                                                  as_pointer<void>(gx));
         },
         "(dtype, act, n, gy, y, gx): gx = gy * act'(x) from y = act(x).");
-    m.def(
-        "add",
-        [](int dtype, int64_t n, Address a, Address b, float alpha, bool relu, Address y) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "add",
+        +[](int dtype, int64_t n, Address a, Address b, float alpha, bool relu, Address y) {
             DLPERF_DISPATCH(elementwise_table)
                 .add(DType(dtype), n, as_pointer<void>(a), as_pointer<void>(b), alpha, relu, as_pointer<void>(y));
         },
         "(dtype, n, a, b, alpha, relu, y): y = a + alpha b, then max(y, 0) where relu.");
-    m.def(
-        "add_rows",
-        [](int dtype, int64_t outer, int64_t mid, int64_t inner, Address a, Address b, int64_t b_outer, int64_t b_mid,
-           float alpha, bool relu, Address y) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "add_rows",
+        +[](int dtype, int64_t outer, int64_t mid, int64_t inner, Address a, Address b, int64_t b_outer, int64_t b_mid,
+            float alpha, bool relu, Address y) {
             DLPERF_DISPATCH(elementwise_table)
                 .add_rows(DType(dtype), outer, mid, inner, as_pointer<void>(a), as_pointer<void>(b), b_outer, b_mid,
                           alpha, relu, as_pointer<void>(y));
         },
         "(dtype, outer, mid, inner, a, b, b_outer, b_mid, alpha, relu, y): add, with b broadcast in rows.");
-    m.def(
-        "multiply",
-        [](int dtype, int64_t n, Address a, Address b, Address y) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "multiply",
+        +[](int dtype, int64_t n, Address a, Address b, Address y) {
             DLPERF_DISPATCH(elementwise_table)
                 .multiply(DType(dtype), n, as_pointer<void>(a), as_pointer<void>(b), as_pointer<void>(y));
         },
         "(dtype, n, a, b, y): y = a b.");
-    m.def(
-        "cast",
-        [](int from, int to, int64_t n, Address x, Address y) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "cast",
+        +[](int from, int to, int64_t n, Address x, Address y) {
             DLPERF_DISPATCH(elementwise_table)
                 .cast(DType(from), DType(to), n, as_pointer<void>(x), as_pointer<void>(y));
         },

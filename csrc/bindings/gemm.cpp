@@ -1,6 +1,6 @@
 #include "cpu/gemm.h"
 
-#include "bindings/bindings.h"
+#include "bindings/steps.h"
 
 using namespace dlperf;
 
@@ -26,11 +26,10 @@ void bind_gemm(py::module_& m) {
             return DLPERF_DISPATCH_BF16(gemm_table).workspace_bytes(s, threads, prepacked);
         },
         py::arg("shape"), py::arg("threads"), py::arg("prepacked") = false);
-    m.def(
-        "gemm",
-        [](const GemmShape& s, Address a, Address b, Address bias, Address residual, Address c, Address workspace,
-           int64_t threads, bool prepacked) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "gemm",
+        +[](const GemmShape& s, Address a, Address b, Address bias, Address residual, Address c, Address workspace,
+            int64_t threads, bool prepacked) {
             DLPERF_DISPATCH_BF16(gemm_table)
                 .run(s, as_pointer<void>(a), as_pointer<void>(b), as_pointer<void>(bias), as_pointer<void>(residual),
                      as_pointer<void>(c), as_pointer<void>(workspace), threads, prepacked);

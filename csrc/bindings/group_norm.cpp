@@ -1,6 +1,6 @@
 #include "cpu/group_norm.h"
 
-#include "bindings/bindings.h"
+#include "bindings/steps.h"
 
 using namespace dlperf;
 
@@ -17,11 +17,10 @@ void bind_group_norm(py::module_& m) {
              [](const GroupNormShape& shape) { return DLPERF_DISPATCH(group_norm_table).workspace(shape); })
         .def("backward_workspace",
              [](const GroupNormShape& shape) { return DLPERF_DISPATCH(group_norm_backward_table).workspace(shape); });
-    m.def(
-        "group_norm_forward",
-        [](const GroupNormShape& shape, Address x, Address weight, Address bias, Address y, Address stats,
-           Address workspace) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "group_norm_forward",
+        +[](const GroupNormShape& shape, Address x, Address weight, Address bias, Address y, Address stats,
+            Address workspace) {
             DLPERF_DISPATCH(group_norm_table)
                 .forward(shape,
                          {as_pointer<void>(x), as_pointer<void>(weight), as_pointer<void>(bias), as_pointer<void>(y),

@@ -1,8 +1,10 @@
-#include "bindings/bindings.h"
+#include "bindings/steps.h"
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "dlperf's CPU kernels on raw addresses. Use dlperf.nn or dlperf.ops, which check their arguments.";
     bind_isa(m);
+    bind_sequence(m);
+    bind_watch(m);
     bind_layout(m);
     bind_memory(m);
     bind_batch_norm(m);

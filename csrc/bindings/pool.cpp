@@ -1,6 +1,6 @@
 #include "cpu/pool.h"
 
-#include "bindings/bindings.h"
+#include "bindings/steps.h"
 
 using namespace dlperf;
 
@@ -32,10 +32,9 @@ void bind_pool(py::module_& m) {
              }),
              py::arg("n"), py::arg("c"), py::arg("h"), py::arg("w"), py::arg("kind"), py::arg("dtype"),
              py::arg("channels_last"), py::arg("adaptive"), py::arg("count_include_pad"), py::arg("divisor_override"));
-    m.def(
-        "pool",
-        [](const PoolShape& shape, Address x, Address y, Address indices) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "pool",
+        +[](const PoolShape& shape, Address x, Address y, Address indices) {
             DLPERF_DISPATCH(pool_table)
                 .forward(shape, as_pointer<const void>(x), as_pointer<void>(y), as_pointer<int32_t>(indices));
         },

@@ -1,6 +1,6 @@
 #include "cpu/row_norm.h"
 
-#include "bindings/bindings.h"
+#include "bindings/steps.h"
 
 using namespace dlperf;
 
@@ -13,10 +13,9 @@ void bind_row_norm(py::module_& m) {
              py::arg("eps"))
         .def("backward_workspace",
              [](const RowNormShape& shape) { return DLPERF_DISPATCH(row_norm_table).backward_workspace(shape); });
-    m.def(
-        "row_norm_forward",
-        [](const RowNormShape& shape, Address x, Address weight, Address bias, Address y, Address stats) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "row_norm_forward",
+        +[](const RowNormShape& shape, Address x, Address weight, Address bias, Address y, Address stats) {
             DLPERF_DISPATCH(row_norm_table)
                 .forward(shape, {as_pointer<void>(x), as_pointer<void>(weight), as_pointer<void>(bias),
                                  as_pointer<void>(y), as_pointer<float>(stats)});

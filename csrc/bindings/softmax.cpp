@@ -1,6 +1,6 @@
 #include "cpu/softmax.h"
 
-#include "bindings/bindings.h"
+#include "bindings/steps.h"
 #include "cpu/cross_entropy.h"
 
 using namespace dlperf;
@@ -67,10 +67,9 @@ void bind_softmax(py::module_& m) {
         .def(py::init([](int64_t outer, int64_t dim, int64_t inner) { return SoftmaxShape{outer, dim, inner}; }),
              py::arg("outer"), py::arg("dim"), py::arg("inner"));
 
-    m.def(
-        "softmax_forward",
-        [](int dtype, const SoftmaxShape& shape, bool logarithm, Address x, Address y) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "softmax_forward",
+        +[](int dtype, const SoftmaxShape& shape, bool logarithm, Address x, Address y) {
             DLPERF_DISPATCH(softmax_table)
                 .forward(DType(dtype), shape, logarithm, as_pointer<void>(x), as_pointer<void>(y));
         },

@@ -1,6 +1,6 @@
 #include "cpu/upsample.h"
 
-#include "bindings/bindings.h"
+#include "bindings/steps.h"
 
 using namespace dlperf;
 
@@ -22,10 +22,9 @@ void bind_upsample(py::module_& m) {
                     const UpsampleAxis& cols) { return UpsampleShape{n, c, DType(dtype), channels_last, rows, cols}; }),
              py::arg("n"), py::arg("c"), py::arg("dtype"), py::arg("channels_last"), py::arg("rows"), py::arg("cols"))
         .def("workspace", [](const UpsampleShape& shape) { return DLPERF_DISPATCH(upsample_table).workspace(shape); });
-    m.def(
-        "upsample_forward",
-        [](const UpsampleShape& shape, Address x, Address y, Address workspace) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "upsample_forward",
+        +[](const UpsampleShape& shape, Address x, Address y, Address workspace) {
             DLPERF_DISPATCH(upsample_table)
                 .forward(shape, as_pointer<void>(x), as_pointer<void>(y), as_pointer<void>(workspace));
         },

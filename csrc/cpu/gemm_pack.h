@@ -251,12 +251,13 @@ constexpr int kStepsAhead = 8;
 
 // Tiles of A whose rows are contiguous in memory across m: element (m, k) at src[m * m_step + k * k_step].
 // Tile t of `mr` rows starts at dst + t * mr * units; the last tile is as narrow as its rows.
-// Few tiles at a time: one step of all would be as many lines of dst as there are tiles, most of them in the same sets of
-// the L1 cache.
+// Few tiles at a time: one step of all would be as many lines of dst as there are tiles, most of them in the same sets
+// of the L1 cache.
 template <bool Pairs, class T>
 static void pack_tiles(const T* src, int64_t m_step, int64_t k_step, int64_t depth, int64_t rows, int mr, float* dst) {
     const int64_t units = ceil_div(depth, Pairs ? 2 : 1), together = kTilesTogether * mr;
-    // What eight units write beyond a tile's `mr` the next step overwrites; what they read beyond them is the next row's.
+    // What eight units write beyond a tile's `mr` the next step overwrites; what they read beyond them is the next
+    // row's.
     const bool eight = m_step == 1 && mr <= kEight && k_step >= kEight;
     for (int64_t begin = 0; begin < rows; begin += together) {
         const int64_t end = min64(rows, begin + together);
@@ -265,7 +266,8 @@ static void pack_tiles(const T* src, int64_t m_step, int64_t k_step, int64_t dep
             const bool second = Pairs && k + 1 < depth;
             const T* step = src + k * k_step;
             if (m_step == 1) {
-                const char* ahead = reinterpret_cast<const char*>(step + kStepsAhead * (Pairs ? 2 : 1) * k_step + begin);
+                const char* ahead =
+                    reinterpret_cast<const char*>(step + kStepsAhead * (Pairs ? 2 : 1) * k_step + begin);
                 for (int64_t at = 0; at < (end - begin) * int64_t(sizeof(T)); at += 64) {
                     __builtin_prefetch(ahead + at, 0, 3);
                     if (Pairs) __builtin_prefetch(ahead + at + k_step * int64_t(sizeof(T)), 0, 3);

@@ -193,8 +193,53 @@ void transpose(const void* src, void* dst, int64_t batch, int64_t rows, int64_t 
     }
 }
 
+void concatenate(const void* const* src, const int64_t* bytes, int64_t sources, void* dst, int64_t rows) {
+    int64_t row_bytes = 0;
+    for (int64_t i = 0; i < sources; ++i) row_bytes += bytes[i];
+    if (row_bytes == 0) return;
+    const auto copy = [&](int64_t row, int64_t from, int64_t to) {
+        char* out = static_cast<char*>(dst) + row * row_bytes;
+        int64_t at = 0;
+        for (int64_t i = 0; i < sources; at += bytes[i++]) {
+            const int64_t begin = from > at ? from : at, end = to < at + bytes[i] ? to : at + bytes[i];
+            if (begin >= end) continue;
+            std::memcpy(out + begin, static_cast<const char*>(src[i]) + row * bytes[i] + begin - at,
+                        size_t(end - begin));
+        }
+    };
+    // By bytes, not by rows: there may be one row.
+    parallel_for(
+        rows * row_bytes, 1 << 15,
+        [&](int64_t begin, int64_t end) {
+            for (int64_t row = begin / row_bytes; row * row_bytes < end; ++row) {
+                const int64_t first = row * row_bytes, last = first + row_bytes;
+                copy(row, begin > first ? begin - first : 0, (end < last ? end : last) - first);
+            }
+        },
+        64);
+}
+
+void pad(const void* src, void* dst, int64_t n, int64_t h, int64_t w, int64_t bytes, const int64_t (&around)[4]) {
+    const auto [top, bottom, left, right] = around;
+    const int64_t height = top + h + bottom, line = (left + w + right) * bytes;
+    parallel_for(n * height, (1 << 15) / (line + 1) + 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            char* out = static_cast<char*>(dst) + i * line;
+            const int64_t row = i % height - top;
+            if (row < 0 || row >= h) {
+                std::memset(out, 0, size_t(line));
+                continue;
+            }
+            const char* in = static_cast<const char*>(src) + (i / height * h + row) * w * bytes;
+            std::memset(out, 0, size_t(left * bytes));
+            std::memcpy(out + left * bytes, in, size_t(w * bytes));
+            std::memset(out + (left + w) * bytes, 0, size_t(right * bytes));
+        }
+    });
+}
+
 }  // namespace
 
-const LayoutTable layout_table = {transpose};
+const LayoutTable layout_table = {transpose, concatenate, pad};
 
 }  // namespace dlperf::DLPERF_ISA_NS

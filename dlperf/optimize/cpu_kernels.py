@@ -15,6 +15,7 @@ from torch import Tensor
 from ..backends import cpu
 from ..backends.cpu._library import FLOATS
 from ..backends.cpu.conv import algorithm
+from ..backends.cpu.upsample import shape_of as upsampling
 from ..ops.activation import KINDS
 from ..ops.recurrent import CELLS
 from .prepared import Address, Prepared
@@ -47,7 +48,12 @@ def _dense(*tensors: Tensor | None) -> bool:
     return all(t is None or t.is_contiguous() for t in tensors)
 
 
-def _image_format(x: Tensor) -> torch.memory_format:
+def same_order(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors of one shape lie alike; where a dimension is of one element, its stride says nothing."""
+    return all(n == 1 or a == b for n, a, b in zip(x.shape, x.stride(), y.stride(), strict=True))
+
+
+def image_format(x: Tensor) -> torch.memory_format:
     """The default layout where x has it, else channels last."""
     return torch.contiguous_format if x.is_contiguous() or x.dim() != 4 else _LAST
 
@@ -225,7 +231,7 @@ def _rms_norm(args, result, weights):
 def _group_norm(args, result, weights):
     x, weight, bias, groups, eps, kind = args
     y, stats = result
-    if not _dense(weight, bias) or x.stride() != y.stride():
+    if not _dense(weight, bias) or not same_order(x, y):
         return None
     n, c = x.shape[:2]
     affine = _affine_dtype(weight, bias, x.dtype)
@@ -239,7 +245,7 @@ def _group_norm(args, result, weights):
 @prepares("batch_norm_eval")
 def _batch_norm(args, y, weights):
     x, mean, var, weight, bias, residual, eps, kind = args
-    layout = _image_format(x)
+    layout = image_format(x)
     tensors = (x, y, residual)
     if not _dense(weight, bias, mean, var) or not all(
         t is None or t.is_contiguous(memory_format=layout) for t in tensors
@@ -290,7 +296,7 @@ def _softmax(args, y, weights):
 
 
 def _pool(kind, x, y, indices, window, output_size, count_include_pad, divisor):
-    layout = _image_format(x)
+    layout = image_format(x)
     if not x.is_contiguous(memory_format=layout) or not y.is_contiguous(memory_format=layout):
         return None
     n, c, *spatial = x.shape
@@ -311,3 +317,14 @@ def _max_pool(args, result, weights):
 def _avg_pool(args, y, weights):
     x, window, output_size, count_include_pad, divisor = args
     return _pool(_AVERAGE, x, y, None, window, output_size, count_include_pad, divisor)
+
+
+@prepares("upsample")
+def _upsample(args, y, weights):
+    x, _, *rest = args
+    layout = image_format(y)
+    if not x.is_contiguous(memory_format=layout) or not y.is_contiguous(memory_format=layout):
+        return None
+    (n, c, *small), large = x.shape, y.shape[2:]
+    shape, keep = upsampling(n, c, tuple(small), tuple(large), y.dtype, layout is _LAST, *rest)
+    return Prepared(cpu.C.upsample_forward, (shape, Address(x), Address(y), _SCRATCH), shape.workspace(), keep=keep)

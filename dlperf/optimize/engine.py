@@ -67,7 +67,7 @@ class Engine:
     # --- one call ---
 
     def __call__(self, args: tuple, kwargs: dict):
-        if not self._unchanged():
+        if not torch.compiler.is_compiling() and not self._unchanged():
             self.replan()
         reason = _why_not_plain()
         tensors: list[Tensor] = []
@@ -217,24 +217,34 @@ class Engine:
             for k, v in d.items()
         ]
         self._slots = tuple(zip(*slots, strict=True)) if slots else ((), (), ())
-        self._hooks = [
+        self._hooks = tuple(
             d for m in self.model.modules() for d in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)
-        ]
-        self._hook_counts = list(map(len, self._hooks))
+        )
+        self._hook_counts = tuple(map(len, self._hooks))
         self._tensors = [v for _, _, v in slots if isinstance(v, Tensor) and not v.is_inference()]
         self._tensor_versions = [t._version for t in self._tensors]
 
     def _unchanged(self) -> bool:
-        holders, names, held = self._slots
-        try:
-            if not all(map(is_, map(getitem, holders, names), held)):
-                return False
-        except KeyError:
-            return False
         return (
-            list(map(len, self._hooks)) == self._hook_counts
+            _holds(*self._slots)
+            and _have_sizes(self._hooks, self._hook_counts)
             and [t._version for t in self._tensors] == self._tensor_versions
         )
+
+
+def _holds(holders: tuple, keys: tuple, held: tuple) -> bool:
+    try:
+        return all(map(is_, map(getitem, holders, keys), held))
+    except KeyError:
+        return False
+
+
+def _have_sizes(dicts: tuple, sizes: tuple) -> bool:
+    return tuple(map(len, dicts)) == sizes
+
+
+if cpu.C is not None:  # a model has a thousand of them, looked at in every call
+    _holds, _have_sizes = cpu.C.holds, cpu.C.have_sizes
 
 
 @dataclass

@@ -6,6 +6,8 @@ allocates its result. Here are torch's operators; `cpu_kernels` has dlperf's, `p
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from .. import backends
 from ..backends import cpu
 from ..backends.cpu._library import FLOATS
 from ..backends.cpu.add import broadcast_rows
-from .cpu_kernels import PREPARE
+from .cpu_kernels import PREPARE, image_format, same_order
 from .prepared import Address, Prepared, Weights
 
 aten = torch.ops.aten
@@ -92,7 +94,7 @@ def _same_order(kernel):
         a, b = args[:2]
         if not isinstance(b, Tensor) or not a.dtype is b.dtype is y.dtype or y.dtype not in FLOATS:
             return None
-        if not a.stride() == b.stride() == y.stride() or a.shape != b.shape:
+        if not a.shape == b.shape == y.shape or not same_order(a, y) or not same_order(b, y):
             return None
         head = (FLOATS[y.dtype], y.numel(), Address(a), Address(b))
         return Prepared(*kernel(head, Address(y), kwargs))
@@ -117,6 +119,47 @@ def _add(args, kwargs, y):
     return Prepared(cpu.C.add_rows, (FLOATS[y.dtype], outer, mid, inner, *at, alpha, False, Address(y)))
 
 
+def _concatenate(args, kwargs, y):
+    """Up to four tensors that lie in y's order: rows of bytes, one for each index before the dimension in memory."""
+    tensors, dim = args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0)
+    tensors, dim = [t for t in tensors if t.numel()], dim % y.dim()
+    layout = image_format(y)
+    if len(tensors) > 4 or any(t.dtype is not y.dtype or t.dim() != y.dim() for t in tensors):
+        return None
+    if not all(t.is_contiguous(memory_format=layout) for t in (y, *tensors)):
+        return None
+    order = [0, 2, 3, 1] if layout is torch.channels_last else list(range(y.dim()))
+    place = order.index(dim)
+    rows = prod(y.shape[d] for d in order[:place])
+    sources = [v for t in tensors for v in (Address(t), t.numel() // rows * t.itemsize)]
+    return Prepared(cpu.C.concatenate, (Address(y), rows, *sources, *(0,) * (8 - len(sources))))
+
+
+def _pad(y, x, pad, value=None):
+    """Zeros around the last two dimensions of tensors in y's order; in channels_last, around pixels."""
+    layout = image_format(y)
+    if value or len(pad) > 4 or min(pad) < 0:
+        return None
+    if x.dtype is not y.dtype or not all(t.is_contiguous(memory_format=layout) for t in (x, y)):
+        return None
+    left, right, top, bottom = (*pad, 0, 0, 0, 0)[:4]
+    if layout is torch.channels_last:
+        n, pixel, h, w = x.shape
+    elif x.dim() < 2:
+        return None
+    elif left == right == 0:  # whole rows are the pixels
+        *lead, w, pixel = x.shape
+        n, h, top, bottom, left, right = prod(lead), 1, 0, 0, top, bottom
+    else:
+        *lead, h, w = x.shape
+        n, pixel = prod(lead), 1
+    return Prepared(cpu.C.pad, (Address(x), Address(y), n, h, w, pixel * y.itemsize, top, bottom, left, right))
+
+
+def _pad_in_mode(y, x, pad, mode="constant", value=None):
+    return _pad(y, x, pad, value) if mode == "constant" else None
+
+
 def _to_channels_last(args, kwargs, y):
     x = args[0]
     if kwargs.get("memory_format") is not torch.channels_last or not x.is_contiguous() or y.dtype not in FLOATS:
@@ -129,4 +172,7 @@ _NATIVE = {
     aten.add.Tensor: _add,
     aten.mul.Tensor: _same_order(lambda head, y, kwargs: (cpu.C.multiply, (*head, y))),
     aten.contiguous.default: _to_channels_last,
+    aten.cat.default: _concatenate,
+    aten.constant_pad_nd.default: lambda args, kwargs, y: _pad(y, *args, **kwargs),
+    aten.pad.default: lambda args, kwargs, y: _pad_in_mode(y, *args, **kwargs),
 }

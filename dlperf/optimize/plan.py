@@ -16,47 +16,18 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .. import backends, memory
+from .. import backends
 from ..nn import functional as F
 from ..ops._frame import OPERATORS
 from . import kernels
 from .capture import Program
-from .prepared import Address, Prepared, Weights
+from .codegen import Code
+from .prepared import Step, Value, Weights
 from .structure import Unsupported
 from .work import Work, multiply_adds
 
-_ALIGN = 256
+_PADS = (torch.ops.aten.pad.default, torch.ops.aten.constant_pad_nd.default)
 _DATA_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-
-
-@dataclass(eq=False)
-class Value:
-    """A tensor of the plan: an input, a constant, or what a step makes."""
-
-    name: str
-    root: Value | None = None  # whose memory it is a view of
-    tensor: Tensor | None = None  # constants
-    example: tuple | None = None  # size, stride, dtype
-    fixed: bool = False  # at the same address in every call
-    last_use: int = -1
-
-    def memory(self) -> Value:
-        value = self
-        while value.root is not None:
-            value = value.root
-        return value
-
-
-@dataclass(eq=False)
-class Step:
-    name: str
-    function: object
-    args: tuple
-    kwargs: dict
-    outs: list
-    many: bool  # the result is a tuple
-    aliases: bool
-    prepared: Prepared | None = None
 
 
 @dataclass
@@ -77,7 +48,7 @@ class Plan:
         self.notes = program.notes
         self.work = recorder.record.work
         self.traced = recorder.record.traced
-        self._layout = _Compiled(recorder.record.steps, recorder.inputs, outputs)
+        self._layout = Code(recorder.record.steps, recorder.inputs, outputs)
         self._idle = [self._layout.instance()]
 
     @property
@@ -186,6 +157,10 @@ class _Recorder:
         if isinstance(target, torch._ops.OpOverload):
             if _DATA_DEPENDENT & set(target.tags) and not _indexes_by_position(target, args):
                 raise Unsupported(f"{target} gives sizes or numbers that depend on the data")
+            if target is torch.ops.aten.cat.default:
+                args = ([self.plainly_strided(t) for t in args[0]], *args[1:])
+            elif target in _PADS:
+                args = (self.plainly_strided(args[0]), *args[1:])
             result = target(*args, **kwargs)
             self.step(target, args, kwargs, result)
             return result
@@ -193,6 +168,19 @@ class _Recorder:
             with _Watch(self):
                 return target(*args, **kwargs)
         return target(*args, **kwargs)  # getitem, arithmetic on sizes
+
+    def plainly_strided(self, x: Tensor) -> Tensor:
+        """A batch of one image as torch sees that it is channels_last: by a batch stride that says nothing."""
+        last = torch.channels_last
+        if x.dim() != 4 or x.shape[0] != 1 or not x.is_contiguous(memory_format=last):
+            return x
+        strides = torch.empty_like(x, memory_format=last).stride()
+        if x.is_contiguous() or x.stride() == strides:
+            return x
+        args = (x, list(x.shape), list(strides))
+        result = torch.ops.aten.as_strided.default(*args)
+        self.step(torch.ops.aten.as_strided.default, args, {}, result)
+        return result
 
     def step(self, target, args, kwargs, result) -> None:
         results = result if isinstance(result, (tuple, list)) else [result]
@@ -278,177 +266,3 @@ def _tensors(x, found=None) -> list[Tensor]:
         for v in x.values():
             _tensors(v, found)
     return found
-
-
-def _values(x, found=None) -> list[Value]:
-    found = [] if found is None else found
-    if isinstance(x, Value):
-        found.append(x)
-    elif isinstance(x, Address):
-        _values(x.of, found)
-    elif isinstance(x, (list, tuple)):
-        for v in x:
-            _values(v, found)
-    elif isinstance(x, dict):
-        for v in x.values():
-            _values(v, found)
-    return found
-
-
-# --- layout and code ------------------------------------------------------------------------------------------------
-
-
-class _Compiled:
-    """Decides what lives in the arena and where, and writes the function."""
-
-    def __init__(self, steps: list[Step], inputs: list[Value], outputs: list):
-        self.constants: list = []
-        self.constant_names: dict[int, str] = {}
-        escaping = {v.memory() for v in _values(outputs)}
-        self._find_last_uses(steps, outputs)
-        self.buffers: dict[Value, int] = {}
-        self._place(steps, escaping)
-        self.source = self._write(steps, inputs, outputs)
-        self._code = compile(self.source, "<dlperf plan>", "exec")
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def instance(self):
-        """The function with an arena of its own."""
-        arena = memory.block(self.arena_bytes, _ALIGN)
-        tensors = []
-        for value, offset in self.buffers.items():
-            size, stride, dtype, _ = value.example
-            count = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-            block = arena[offset : offset + count * dtype.itemsize].view(dtype)
-            tensors.append(block.as_strided(size, stride))
-        namespace: dict = {}
-        exec(self._code, namespace)
-        return namespace["setup"](self.constants, tensors, arena.data_ptr() + self.scratch_offset, arena)
-
-    def _find_last_uses(self, steps, outputs) -> None:
-        for index, step in enumerate(steps):
-            used = _values((step.args, step.kwargs)) + (_values(step.prepared.operands) if step.prepared else [])
-            for value in (*used, *(o for o in step.outs if o is not None)):
-                while value is not None:
-                    value.last_use = max(value.last_use, index)
-                    value = value.root
-        for value in _values(outputs):
-            while value is not None:
-                value.last_use = len(steps)
-                value = value.root
-
-    def _place(self, steps, escaping) -> None:
-        """Buffers by size, largest first, each at the lowest offset that is free while it is needed."""
-        wanted, scratch = [], 0
-        for index, step in enumerate(steps):
-            prepared = step.prepared
-            if prepared is None:
-                continue
-            outs = [o for o in step.outs if o is not None]
-            if not prepared.any_address and any(o in escaping for o in outs):
-                step.prepared = None
-                continue
-            scratch = max(scratch, prepared.scratch)
-            for out in outs:
-                if out not in escaping:
-                    out.fixed = True
-                    size, stride, dtype, _ = out.example
-                    extent = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if 0 not in size else 0
-                    wanted.append((extent * dtype.itemsize, index, out.last_use, out))
-        placed: list[tuple[int, int, int, int]] = []
-        end = 0
-        for size, first, last, value in sorted(wanted, key=lambda w: -w[0]):
-            offset = 0
-            for low, high, _, _ in sorted(p for p in placed if p[2] <= last and first <= p[3]):
-                if offset + size <= low:
-                    break
-                offset = max(offset, high)
-            high = -(-(offset + size) // _ALIGN) * _ALIGN
-            placed.append((offset, high, first, last))
-            self.buffers[value] = offset
-            end = max(end, high)
-        self.scratch_offset = end
-        self.arena_bytes = end + scratch
-
-    def _write(self, steps, inputs, outputs) -> str:
-        setup = [f"    {v.name} = T[{i}]" for i, v in enumerate(self.buffers)]
-        body: list[str] = []
-        self.addressed: dict[str, str] = {}
-        ends: dict[int, list[str]] = {}
-        for index, step in enumerate(steps):
-            fixed = step.aliases and all(v.fixed for v in _values((step.args, step.kwargs)))
-            lines = setup if fixed else body
-            indent = "    " if fixed else "        "
-            for out in step.outs:
-                if out is not None:
-                    if fixed:
-                        out.fixed = True
-                    elif not out.fixed and out.last_use < len(steps):
-                        ends.setdefault(out.last_use, []).append(out.name)
-            lines += [indent + line for line in self._statements(step, setup)]
-            if ends.get(index):
-                body.append(f"        {' = '.join(ends.pop(index))} = None")
-        result = ", ".join(self._operand(o) for o in outputs)
-        body.append(f"        return ({result}{',' if outputs else ''})")
-        loads = [f"    {name} = K[{i}]" for i, name in enumerate(self.constant_names.values())]
-        names = ", ".join(v.name for v in inputs)
-        lines = [
-            "def setup(K, T, scratch, arena):",
-            *loads,
-            *setup,
-            f"    def run({names}, keep=arena):",
-            *body,
-            "    return run",
-        ]
-        return "\n".join(lines) + "\n"
-
-    def _statements(self, step: Step, setup: list[str]) -> list[str]:
-        prepared = step.prepared
-        if prepared is None:
-            given = [self._operand(a) for a in step.args] + [f"{k}={self._operand(v)}" for k, v in step.kwargs.items()]
-            names = [o.name if o is not None else "_" for o in step.outs]
-            target = ", ".join(names) + ("," if step.many else "")
-            function = self._constant(kernels.fast_call(step.function))
-            return [f"{target} = {function}({', '.join(given)})"]
-        lines = []
-        for out in step.outs:
-            if out is not None and not out.fixed:
-                size, stride, dtype, _ = out.example
-                empty, dtype = self._constant(torch.empty_strided), self._constant(dtype)
-                lines.append(f"{out.name} = {empty}({tuple(size)}, {tuple(stride)}, dtype={dtype})")
-        given = [self._address(o, setup) if isinstance(o, Address) else self._operand(o) for o in prepared.operands]
-        lines.append(f"{self._constant(prepared.function)}({', '.join(given)})")
-        return lines
-
-    def _address(self, address: Address, setup: list[str]) -> str:
-        if address.of is None:
-            return "scratch"
-        value = address.of
-        plus = f" + {address.offset}" if address.offset else ""
-        if not value.fixed:
-            return f"{value.name}.data_ptr(){plus}"
-        text = f"{self._operand(value)}.data_ptr(){plus}"
-        name = self.addressed.get(text)
-        if name is None:
-            name = self.addressed[text] = f"p{len(self.addressed)}"
-            setup.append(f"    {name} = {text}")
-        return name
-
-    def _operand(self, x) -> str:
-        if isinstance(x, Value):
-            return self._constant(x.tensor) if x.tensor is not None else x.name
-        if isinstance(x, list):
-            return f"[{', '.join(map(self._operand, x))}]"
-        if type(x) is tuple:
-            return f"({', '.join(map(self._operand, x))}{',' if x else ''})"
-        if x is None or type(x) in (bool, int, str):
-            return repr(x)
-        return self._constant(x)
-
-    def _constant(self, x) -> str:
-        name = self.constant_names.get(id(x))
-        if name is None:
-            name = self.constant_names[id(x)] = f"k{len(self.constants)}"
-            self.constants.append(x)
-        return name

@@ -27,12 +27,14 @@ class Prepared:
     Attributes:
         scratch: bytes of scratch memory, 64-byte aligned, that hold nothing between steps.
         any_address: whether results outside the arena can be written too (addresses are looked up per call).
+        keep: what holds memory that operands point to.
     """
 
     function: Callable
     operands: tuple
     scratch: int = 0
     any_address: bool = True
+    keep: object = None
 
     def referring(self, refer: Callable) -> Prepared:
         """With tensors replaced by the plan's values."""
@@ -43,6 +45,51 @@ class Prepared:
             return refer(x)
 
         return replace(self, operands=tuple(convert(o) for o in self.operands))
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor of the plan: an input, a constant, or what a step makes."""
+
+    name: str
+    root: Value | None = None  # whose memory it is a view of
+    tensor: Tensor | None = None  # constants
+    example: tuple | None = None  # size, stride, dtype
+    fixed: bool = False  # at the same address in every call
+    last_use: int = -1
+
+    def memory(self) -> Value:
+        value = self
+        while value.root is not None:
+            value = value.root
+        return value
+
+
+@dataclass(eq=False)
+class Step:
+    name: str
+    function: object
+    args: tuple
+    kwargs: dict
+    outs: list
+    many: bool  # the result is a tuple
+    aliases: bool
+    prepared: Prepared | None = None
+
+
+def values_in(x, found=None) -> list[Value]:
+    found = [] if found is None else found
+    if isinstance(x, Value):
+        found.append(x)
+    elif isinstance(x, Address):
+        values_in(x.of, found)
+    elif isinstance(x, (list, tuple)):
+        for v in x:
+            values_in(v, found)
+    elif isinstance(x, dict):
+        for v in x.values():
+            values_in(v, found)
+    return found
 
 
 class Weights:

@@ -22,18 +22,18 @@ def _axis(n_in: int, n_out: int, mode: str, align_corners: bool, scale: float):
 
 
 @lru_cache(maxsize=256)
-def _shape(n: int, c: int, small, large, dtype, channels_last: bool, mode, align_corners, scale_h, scale_w):
-    """The shape, and the axes whose arrays it points into."""
+def shape_of(n: int, c: int, small, large, dtype, channels_last: bool, mode, align_corners, scale_h, scale_w):
+    """The kernel's shape, and what holds the arrays that it points into."""
     rows = _axis(small[0], large[0], mode, align_corners, scale_h)
     cols = _axis(small[1], large[1], mode, align_corners, scale_w)
-    return C.UpsampleShape(n, c, FLOATS[dtype], channels_last, rows[0], cols[0]), rows, cols
+    return C.UpsampleShape(n, c, FLOATS[dtype], channels_last, rows[0], cols[0]), (rows, cols)
 
 
 def _call(function, source, target, small, large, rest):
     if target.numel() == 0:
         return target
     n, c = target.shape[:2]
-    shape, *_ = _shape(n, c, small, large, target.dtype, not target.is_contiguous(), *rest)
+    shape, _ = shape_of(n, c, small, large, target.dtype, not target.is_contiguous(), *rest)
     workspace = C.scratch(shape.workspace())
     function(shape, source.data_ptr(), target.data_ptr(), workspace)
     return target

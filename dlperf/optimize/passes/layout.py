@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from ...nn import functional as F
-from ._graph import aten, call, is_call, replace, shape
+from ._graph import add_constant, aten, call, constant, is_call, replace, shape
 
 
 def channels_last(graph: fx.Graph) -> int:
@@ -23,6 +23,11 @@ def channels_last(graph: fx.Graph) -> int:
             keywords = {"memory_format": torch.channels_last}
             converted[x] = call(graph, node, aten.contiguous.default, (x,), keywords, like=x)
         node.replace_input_with(x, converted[x])
+        weight = constant(node.args[1])
+        if shape(x)[1] == 1 and weight is not None and weight.dim() == 4:
+            # One channel lies alike in both layouts, so nothing was converted: the weight tells which is meant.
+            last = torch.empty(weight.shape, dtype=weight.dtype, memory_format=torch.channels_last).copy_(weight)
+            node.replace_input_with(node.args[1], add_constant(graph, last, "weight_last"))
     return len(converted)
 
 

@@ -1,0 +1,42 @@
+#include <vector>
+
+#include "bindings/steps.h"
+
+std::unordered_map<std::string, std::unique_ptr<Recorder>>& recorders() {
+    static std::unordered_map<std::string, std::unique_ptr<Recorder>> all;
+    return all;
+}
+
+namespace {
+
+struct Sequence {
+    void append(const std::string& name, const py::args& args) {
+        const auto found = recorders().find(name);
+        if (found == recorders().end()) throw py::value_error("no step is called " + name);
+        steps.push_back(found->second->record(args));
+    }
+
+    void run(const py::args& addresses) const {
+        std::vector<Address> slots;
+        slots.reserve(addresses.size());
+        for (const auto& address : addresses) slots.push_back(address.cast<Address>());
+        py::gil_scoped_release release;
+        for (const auto& step : steps) step->run(slots.data());
+    }
+
+    std::vector<std::unique_ptr<Step>> steps;
+};
+
+}  // namespace
+
+void bind_sequence(py::module_& m) {
+    m.def("slot_address", slot_address, py::arg("slot"), py::arg("offset"),
+          "For Sequence.append: `offset` bytes after the slot-th address that the sequence is called with.");
+    m.def(
+        "is_step", [](const std::string& name) { return recorders().count(name) > 0; }, py::arg("name"),
+        "Whether Sequence.append takes the function of this name.");
+    py::class_<Sequence>(m, "Sequence", "Calls of kernels, run one after another; what they point to must outlive it.")
+        .def(py::init<>())
+        .def("append", &Sequence::append, "(name, *args): adds the call of the function of this name.")
+        .def("__call__", &Sequence::run, "(*addresses): runs all calls; addresses are what slot_address refers to.");
+}
