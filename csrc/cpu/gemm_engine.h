@@ -323,6 +323,7 @@ static void run_outer(bool pairs, int mr, const Region& r, float* a_buffer, floa
             float* panel_acc = acc + (panel - r.panel_begin) * kPanel * rows;
             for (int64_t m = 0; m < rows; m += mr) {
                 t.a = a_buffer + m * t.units;
+                t.a_step = min64(mr, rows - m);
                 t.acc = panel_acc + m * width;
                 if (t.last) done(t, r.m_begin + m, panel);
                 micro.packed[nv][min64(mr, rows - m)](t);

@@ -89,6 +89,8 @@ static DLPERF_INLINE void fetch_result(const TileCall& t, int row) {
 // would stop it.
 constexpr int64_t kStretch = 16;  // steps: one cache line of a row of A
 
+constexpr int64_t kRowsAhead = 16;  // units of A, whose rows may lie far apart
+
 static DLPERF_INLINE int64_t ceil_stretch(int64_t steps) {
     return (steps + kStretch - 1) / kStretch;
 }
@@ -126,11 +128,12 @@ void tile(const TileCall& t) {
     };
     if constexpr (Packed) {
         const char* a = reinterpret_cast<const char*>(t.a);
-        const int64_t units = t.taps * t.units;
+        const int64_t units = t.taps * t.units, a_step = t.a_step * 4;
         for (int64_t begin = 0; begin < units; begin += kStretch) {
             fetch_results();
             const int64_t end = begin + kStretch < units ? begin + kStretch : units;
-            for (int64_t k = begin; k < end; ++k, b += b_step, a += MR * 4) {
+            for (int64_t k = begin; k < end; ++k, b += b_step, a += a_step) {
+                __builtin_prefetch(a + kRowsAhead * a_step, 0, 3);
                 step([&](int i) { return broadcast(a + i * 4); });
             }
         }

@@ -10,7 +10,7 @@ namespace {
 
 using namespace winograd;
 
-constexpr int64_t kChunkBytes = 16 << 20;  // transformed tiles at a time
+constexpr int64_t kChunkBytes = 8 << 20;  // transformed tiles at a time
 constexpr int64_t kRows = 48;              // channels of a block, a multiple of the full panel's tile
 constexpr int kMr = kPanelMr;
 
@@ -31,7 +31,7 @@ Problem make_problem(const Conv2dShape& s) {
     p.tiles = make_tile_grid(s.n, s.h, s.w, s.c, s.pad_h, s.pad_w, s.oh, s.ow);
     p.padded_c = round_up(s.c, Vec::W);
     p.padded_k = round_up(s.k, Vec::W);
-    const int64_t fit = max64(kBlocks.outer_depth, kChunkBytes / (kPoints * 4 * (p.padded_c + p.padded_k)));
+    const int64_t fit = max64(kBlocks.outer_depth / 2, kChunkBytes / (kPoints * 4 * (p.padded_c + p.padded_k)));
     p.chunk = ceil_div(p.tiles.count, max64(1, ceil_div(p.tiles.count, fit)));
     // One cache line over, so that the 36 streams of a transform don't meet in one set of the cache.
     p.data_step = round_up(p.chunk * p.padded_c, 16) + 16;
@@ -51,7 +51,7 @@ Split divide(const Problem& p, int64_t threads) {
         const int64_t m = threads / n;
         const double rows = double(ceil_div(ceil_div(p.s.c, kMr), m) * kMr);
         const double columns = double(ceil_div(p.panels(), n) * kPanel);
-        const double cost = rows * columns + 8 * (2 * rows + columns);  // packing a row costs about twice as much
+        const double cost = rows * columns + 8 * (2 * rows + columns);  // reading a row costs about twice as much
         if (n == 1 || cost < best_cost) {
             best = {m, n};
             best_cost = cost;
@@ -73,7 +73,7 @@ Shared take_shared(const Problem& p, Arena& arena) {
 }
 
 struct Scratch {
-    float *a, *acc;
+    float* acc;
     int64_t acc_step;  // floats from point to point, of one block
 };
 
@@ -83,7 +83,6 @@ Scratch take_scratch(const Problem& p, Arena& arena, int64_t threads) {
     const int64_t row_blocks = ceil_div(ceil_div(ceil_div(p.s.c, kMr), split.m) * kMr, kRows);
     const int64_t blocks = p.chunks() > 1 ? row_blocks * ceil_div(p.panels(), split.n) : 1;
     Scratch t;
-    t.a = arena.take<float>(kRows * kBlocks.outer_depth);
     t.acc_step = kRows * kPanel + 16;
     t.acc = arena.take<float>(blocks * kPoints * t.acc_step);
     return t;
@@ -135,6 +134,7 @@ void multiply(const Problem& p, const Shared& b, const Scratch& t, float* acc, i
     const MicroTable& micro = micro_table(false);
     TileCall call = {};
     call.taps = 1;
+    call.a_step = p.padded_c;
     call.b_step = width;
     for (int64_t point = 0; point < kPoints; ++point) {
         const float* data = b.data + point * p.data_step + rows.begin;
@@ -143,9 +143,8 @@ void multiply(const Problem& p, const Shared& b, const Scratch& t, float* acc, i
             call.units = min64(kBlocks.outer_depth, count - k);
             call.first = first && k == 0;
             call.b = gradient + k * width;
-            pack_tiles<false>(data + k * p.padded_c, 1, p.padded_c, call.units, height, mr, t.a);
             for (int64_t m = 0; m < height; m += mr) {
-                call.a = t.a + m * call.units;
+                call.a = data + k * p.padded_c + m;
                 call.acc = acc + point * t.acc_step + m * width;
                 micro.packed[nv][min64(mr, height - m)](call);
             }
