@@ -19,6 +19,11 @@ struct Weights {
     int64_t panels() const { return taps * blocks; }
     int64_t panel_columns(int64_t panel) const { return min64(kPanel, columns - panel / taps * kPanel); }
     int64_t width(int64_t panel) const { return round_up(panel_columns(panel), Vec::W); }
+    // A tap's pixels are x itself.
+    bool reads_in_place() const {
+        return s.dtype == DType::f32 && s.r == 1 && s.s == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_h == 0 &&
+               s.pad_w == 0 && rows_in_place(columns, s.c);
+    }
     // Rows of gw take whole vectors of the result as they are.
     bool stores_directly() const { return !merged && together == 1 && s.w_c == 1; }
 };
@@ -74,7 +79,7 @@ Blocking choose_blocking(const Weights& w, int64_t threads) {
     }
     const int64_t my_rows = ceil_div(tiles, b.grid.m) * w.mr, my_blocks = ceil_div(w.blocks, b.grid.n);
     const int64_t fit = max64(kBlocks.row_step, kAccFloats / (w.taps * kPanel) / w.mr * w.mr);
-    b.rows = min64(my_rows, min64(kOuterRows, fit));
+    b.rows = min64(outer_rows(my_rows, w.mr), fit);
     b.blocks = min64(my_blocks, max64(1, kAccFloats / (b.rows * w.taps * kPanel)));
     return b;
 }
@@ -280,8 +285,13 @@ void accumulate(const Weights& w, const T* gy, const T* x, const Region& r, cons
     const auto pack_a = [&](int64_t m0, int64_t m1, int64_t k0, int64_t k1, float* dst) {
         pack_tiles<Pairs>(gy + m0 + k0 * w.s.k, 1, w.s.k, k1 - k0, m1 - m0, w.mr, dst);
     };
+    const bool in_place = w.reads_in_place();
     const auto pack_b = [&](int64_t panel, int64_t k0, int64_t k1, float* dst) {
+        if constexpr (std::is_same_v<T, float>) {
+            if (in_place) return Placed{x + k0 * w.s.c + panel * kPanel, w.s.c};
+        }
         pack_pixels<Pairs>(w, x, panel, k0, k1, dst);
+        return Placed{dst, w.width(panel)};
     };
     Epilogue e;
     e.dtype = w.s.dtype;

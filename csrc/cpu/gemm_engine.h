@@ -293,13 +293,29 @@ struct Region {
     int64_t m_begin, m_end, panel_begin, panel_end, k_begin, k_end;
 };
 
-constexpr int64_t kOuterRows = 504, kOuterPanels = 512 / kPanel;
+constexpr int64_t kOuterRows = 528, kOuterPanels = 512 / kPanel;
+
+// Rows of a block where there are `rows`: blocks of about the same size.
+static inline int64_t outer_rows(int64_t rows, int64_t mr) {
+    return round_up(ceil_div(max64(rows, 1), ceil_div(max64(rows, 1), kOuterRows)), mr);
+}
+
+struct Placed {
+    const float* first;
+    int64_t step;
+};
+
+// Whether a float32 B of `columns` can be read where it lies: whole vectors, and rows that don't all meet in the few
+// lines of one set of the cache.
+static inline bool rows_in_place(int64_t columns, int64_t row_step) {
+    return columns % Vec::W == 0 && row_step % 512 != 0;
+}
 
 // Accumulates the region into acc: panel by panel, kPanel x rows floats apart, each [rows][width].
 //   width_of(panel)                 its columns, in whole vectors
 //   pack_a(m0, m1, k0, k1, dst)     tiles of mr rows
-//   pack_b(panel, k0, k1, dst)
-//   done(tile, m, panel)            fills in the epilogue of a tile's last block; not called unless `finish`
+//   pack_b(panel, k0, k1, dst)      returns where the block's first row lies and the floats between rows: dst or B
+//   itself done(tile, m, panel)            fills in the epilogue of a tile's last block; not called unless `finish`
 template <class Width, class PackA, class PackB, class Done>
 static void run_outer(bool pairs, int mr, const Region& r, float* a_buffer, float* b_buffer, float* acc, bool finish,
                       const Width& width_of, const PackA& pack_a, const PackB& pack_b, const Done& done) {
@@ -317,9 +333,11 @@ static void run_outer(bool pairs, int mr, const Region& r, float* a_buffer, floa
         for (int64_t panel = r.panel_begin; panel < r.panel_end; ++panel) {
             const int64_t width = width_of(panel);
             const int nv = int(width / Vec::W);
-            if (t.units > 0) pack_b(panel, k0, k1, b_buffer);
-            t.b = b_buffer;
-            t.b_step = width;
+            if (t.units > 0) {
+                const Placed b = pack_b(panel, k0, k1, b_buffer);
+                t.b = b.first;
+                t.b_step = b.step;
+            }
             float* panel_acc = acc + (panel - r.panel_begin) * kPanel * rows;
             for (int64_t m = 0; m < rows; m += mr) {
                 t.a = a_buffer + m * t.units;

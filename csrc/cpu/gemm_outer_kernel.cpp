@@ -31,6 +31,12 @@ Grid outer_grid(const GemmShape& s, int64_t threads) {
     return best;
 }
 
+// Whether B is multiplied where it lies: whole vectors, and rows that don't share the few lines of one set of the
+// cache.
+bool reads_in_place(const GemmShape& s) {
+    return s.dtype == DType::f32 && s.b_col == 1 && s.n % Vec::W == 0 && s.b_row % 512 != 0;
+}
+
 struct OuterWorkspace {
     float *a, *b, *acc;
     RowTables tables;
@@ -57,12 +63,18 @@ void outer_item(const GemmShape& s, int64_t batch, const Operands& o, const Epil
     const T* a = reinterpret_cast<const T*>(o.a) + batch * s.a_batch;
     const T* b = reinterpret_cast<const T*>(o.b) + batch * s.b_batch;
     const float* bias_row = s.bias_per_row && o.bias ? w.tables.bias : nullptr;
+    const bool in_place = reads_in_place(s);
     const auto pack_a = [&](int64_t m0, int64_t m1, int64_t k0, int64_t k1, float* dst) {
         pack_tiles<Pairs>(a + m0 * s.a_row + k0 * s.a_col, s.a_row, s.a_col, k1 - k0, m1 - m0, kPanelMr, dst);
     };
     const auto pack_b = [&](int64_t panel, int64_t k0, int64_t k1, float* dst) {
         const int64_t n0 = panel * kPanel;
-        pack_panel<Pairs>(b + n0 * s.b_col + k0 * s.b_row, s.b_row, s.b_col, k1 - k0, min64(kPanel, s.n - n0), dst);
+        const T* from = b + n0 * s.b_col + k0 * s.b_row;
+        if constexpr (std::is_same_v<T, float>) {
+            if (in_place) return Placed{from, s.b_row};
+        }
+        pack_panel<Pairs>(from, s.b_row, s.b_col, k1 - k0, min64(kPanel, s.n - n0), dst);
+        return Placed{dst, panel_width(s.n, n0)};
     };
     const auto width_of = [&](int64_t panel) { return panel_width(s.n, panel * kPanel); };
     const auto done = [&](TileCall& t, int64_t m, int64_t panel) {
@@ -117,10 +129,11 @@ void gemm_outer(const GemmShape& s, const Operands& o, Arena& arena, int64_t thr
                                         outer_item<Pairs, T>(s, b, o, e, bias_col ? bias : nullptr, whole, false, w))
                     continue;
                 }
-                for (int64_t m = whole.m_begin; m < whole.m_end; m += kOuterRows) {
+                const int64_t rows = outer_rows(whole.m_end - whole.m_begin, kPanelMr);
+                for (int64_t m = whole.m_begin; m < whole.m_end; m += rows) {
                     for (int64_t n = whole.panel_begin; n < whole.panel_end; n += kOuterPanels) {
                         const Region r = {m,
-                                          min64(m + kOuterRows, whole.m_end),
+                                          min64(m + rows, whole.m_end),
                                           n,
                                           min64(n + kOuterPanels, whole.panel_end),
                                           whole.k_begin,
