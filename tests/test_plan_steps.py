@@ -85,6 +85,12 @@ def test_concatenation_is_a_step_of_a_sequence():
 
 
 @needs_kernels
+def test_views_that_stand_for_other_values_are_not_copied_as_they_lie():
+    model = Call(lambda self, x: F.pad(torch.complex(self.a(x), x).conj().imag, (1, 1)), a=nn.Linear(4, 4))
+    assert "'pad'" not in check(model, torch.randn(3, 4)).source
+
+
+@needs_kernels
 def test_large_concatenations_are_split_among_threads():
     model = Call(lambda self, x: torch.cat([self.a(x), self.b(x)], 1) + 1, a=nn.Conv2d(4, 40, 1), b=nn.Conv2d(4, 24, 1))
     check(model, torch.randn(2, 4, 64, 64))

@@ -119,14 +119,21 @@ def _add(args, kwargs, y):
     return Prepared(cpu.C.add_rows, (FLOATS[y.dtype], outer, mid, inner, *at, alpha, False, Address(y)))
 
 
+def _same_bytes(x: Tensor, y: Tensor, layout) -> bool:
+    """Whether elements of x are copied to y as they lie in memory."""
+    return (
+        x.dtype is y.dtype
+        and not (x.is_conj() or x.is_neg())
+        and all(t.is_contiguous(memory_format=layout) for t in (x, y))
+    )
+
+
 def _concatenate(args, kwargs, y):
     """Up to four tensors that lie in y's order: rows of bytes, one for each index before the dimension in memory."""
     tensors, dim = args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0)
     tensors, dim = [t for t in tensors if t.numel()], dim % y.dim()
     layout = image_format(y)
-    if len(tensors) > 4 or any(t.dtype is not y.dtype or t.dim() != y.dim() for t in tensors):
-        return None
-    if not all(t.is_contiguous(memory_format=layout) for t in (y, *tensors)):
+    if len(tensors) > 4 or not all(t.dim() == y.dim() and _same_bytes(t, y, layout) for t in tensors):
         return None
     order = [0, 2, 3, 1] if layout is torch.channels_last else list(range(y.dim()))
     place = order.index(dim)
@@ -140,7 +147,7 @@ def _pad(y, x, pad, value=None):
     layout = image_format(y)
     if value or len(pad) > 4 or min(pad) < 0:
         return None
-    if x.dtype is not y.dtype or not all(t.is_contiguous(memory_format=layout) for t in (x, y)):
+    if not _same_bytes(x, y, layout):
         return None
     left, right, top, bottom = (*pad, 0, 0, 0, 0)[:4]
     if layout is torch.channels_last:
