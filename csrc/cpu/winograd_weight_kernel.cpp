@@ -11,7 +11,7 @@ namespace {
 using namespace winograd;
 
 constexpr int64_t kChunkBytes = 8 << 20;  // transformed tiles at a time
-constexpr int64_t kRows = 48;              // channels of a block, a multiple of the full panel's tile
+constexpr int64_t kRows = 48;             // channels of a block, a multiple of the full panel's tile
 constexpr int kMr = kPanelMr;
 
 struct Problem {
