@@ -87,7 +87,7 @@ def fast_call(function):
     return _FAST.get(function, function) if isinstance(function, torch._ops.OpOverload) else function
 
 
-def _same_order(kernel):
+def _elementwise(kernel):
     """For torch's operators on two tensors that lie in one order."""
 
     def prepare(args, kwargs, y):
@@ -105,7 +105,7 @@ def _same_order(kernel):
 def _add(args, kwargs, y):
     """y = a + alpha b; one of them may be broadcast."""
     alpha = kwargs.get("alpha", 1)
-    prepared = _same_order(lambda head, y, kwargs: (cpu.C.add, (*head, alpha, False, y)))(args, kwargs, y)
+    prepared = _elementwise(lambda head, y, kwargs: (cpu.C.add, (*head, alpha, False, y)))(args, kwargs, y)
     if prepared is not None or not isinstance(args[1], Tensor):
         return prepared
     a, b = args[:2] if args[0].shape == y.shape or alpha != 1 else args[1::-1]
@@ -177,7 +177,7 @@ def _to_channels_last(args, kwargs, y):
 
 _NATIVE = {
     aten.add.Tensor: _add,
-    aten.mul.Tensor: _same_order(lambda head, y, kwargs: (cpu.C.multiply, (*head, y))),
+    aten.mul.Tensor: _elementwise(lambda head, y, kwargs: (cpu.C.multiply, (*head, y))),
     aten.contiguous.default: _to_channels_last,
     aten.cat.default: _concatenate,
     aten.constant_pad_nd.default: lambda args, kwargs, y: _pad(y, *args, **kwargs),
