@@ -58,9 +58,10 @@ void bind_elementwise(py::module_& m) {
                 .multiply(DType(dtype), n, as_pointer<void>(a), as_pointer<void>(b), as_pointer<void>(y));
         },
         "(dtype, n, a, b, y): y = a b.");
-    def_step(
-        m, "cast",
-        +[](int from, int to, int64_t n, Address x, Address y) {
+    m.def(
+        "cast",
+        [](int from, int to, int64_t n, Address x, Address y) {
+            py::gil_scoped_release release;
             DLPERF_DISPATCH(elementwise_table)
                 .cast(DType(from), DType(to), n, as_pointer<void>(x), as_pointer<void>(y));
         },

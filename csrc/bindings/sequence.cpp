@@ -2,8 +2,8 @@
 
 #include "bindings/steps.h"
 
-std::unordered_map<std::string, std::unique_ptr<Recorder>>& recorders() {
-    static std::unordered_map<std::string, std::unique_ptr<Recorder>> all;
+std::unordered_map<std::string, Recorder>& recorders() {
+    static std::unordered_map<std::string, Recorder> all;
     return all;
 }
 
@@ -13,7 +13,7 @@ struct Sequence {
     void append(const std::string& name, const py::args& args) {
         const auto found = recorders().find(name);
         if (found == recorders().end()) throw py::value_error("no step is called " + name);
-        steps.push_back(found->second->record(args));
+        steps.push_back(found->second(args));
     }
 
     void run(const py::args& addresses) const {

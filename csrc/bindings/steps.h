@@ -5,6 +5,7 @@
 // `offset` bytes after the i-th address that a run of the sequence is given.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -53,35 +54,23 @@ struct Recorded final : Step {
 };
 
 // Makes the step from the arguments of a Python call.
-struct Recorder {
-    virtual ~Recorder() = default;
-    virtual std::unique_ptr<Step> record(const py::args& args) const = 0;
-};
+using Recorder = std::function<std::unique_ptr<Step>(const py::args&)>;
 
-template <class... Args>
-struct RecorderOf final : Recorder {
-    explicit RecorderOf(void (*function)(Args...)) : function(function) {}
+std::unordered_map<std::string, Recorder>& recorders();
 
-    std::unique_ptr<Step> record(const py::args& args) const override {
-        if (args.size() != sizeof...(Args)) throw py::type_error("a step takes all its arguments, by position");
-        return with(args, std::index_sequence_for<Args...>());
-    }
-
-    template <size_t... I>
-    std::unique_ptr<Step> with(const py::args& args, std::index_sequence<I...>) const {
-        return std::make_unique<Recorded<Args...>>(function, std::make_tuple(args[I].cast<std::decay_t<Args>>()...));
-    }
-
-    void (*function)(Args...);
-};
-
-std::unordered_map<std::string, std::unique_ptr<Recorder>>& recorders();
+template <class... Args, size_t... I>
+std::unique_ptr<Step> record(void (*function)(Args...), const py::args& args, std::index_sequence<I...>) {
+    if (args.size() != sizeof...(Args)) throw py::type_error("a step takes all its arguments, by position");
+    return std::make_unique<Recorded<Args...>>(function, std::make_tuple(args[I].cast<std::decay_t<Args>>()...));
+}
 
 // m.def for a kernel that a sequence can run too; it is called without the interpreter's lock.
 template <class... Args, class... Extra>
 void def_step(py::module_& m, const char* name, void (*function)(Args...), const Extra&... extra) {
     m.def(name, function, py::call_guard<py::gil_scoped_release>(), extra...);
-    recorders()[name] = std::make_unique<RecorderOf<Args...>>(function);
+    recorders()[name] = [function](const py::args& args) {
+        return record(function, args, std::index_sequence_for<Args...>());
+    };
 }
 
 void bind_sequence(py::module_& m);

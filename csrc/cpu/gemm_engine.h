@@ -314,8 +314,8 @@ static inline bool rows_in_place(int64_t columns, int64_t row_step) {
 // Accumulates the region into acc: panel by panel, kPanel x rows floats apart, each [rows][width].
 //   width_of(panel)                 its columns, in whole vectors
 //   pack_a(m0, m1, k0, k1, dst)     tiles of mr rows
-//   pack_b(panel, k0, k1, dst)      returns where the block's first row lies and the floats between rows: dst or B
-//   itself done(tile, m, panel)            fills in the epilogue of a tile's last block; not called unless `finish`
+//   pack_b(panel, k0, k1, dst)      where the block's first row lies: dst, or B itself
+//   done(tile, m, panel)            fills in the epilogue of a tile's last block; not called unless `finish`
 template <class Width, class PackA, class PackB, class Done>
 static void run_outer(bool pairs, int mr, const Region& r, float* a_buffer, float* b_buffer, float* acc, bool finish,
                       const Width& width_of, const PackA& pack_a, const PackB& pack_b, const Done& done) {

@@ -31,10 +31,8 @@ Grid outer_grid(const GemmShape& s, int64_t threads) {
     return best;
 }
 
-// Whether B is multiplied where it lies: whole vectors, and rows that don't share the few lines of one set of the
-// cache.
 bool reads_in_place(const GemmShape& s) {
-    return s.dtype == DType::f32 && s.b_col == 1 && s.n % Vec::W == 0 && s.b_row % 512 != 0;
+    return s.dtype == DType::f32 && s.b_col == 1 && rows_in_place(s.n, s.b_row);
 }
 
 struct OuterWorkspace {

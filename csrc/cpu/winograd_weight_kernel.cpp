@@ -51,7 +51,7 @@ Split divide(const Problem& p, int64_t threads) {
         const int64_t m = threads / n;
         const double rows = double(ceil_div(ceil_div(p.s.c, kMr), m) * kMr);
         const double columns = double(ceil_div(p.panels(), n) * kPanel);
-        const double cost = rows * columns + 8 * (2 * rows + columns);  // reading a row costs about twice as much
+        const double cost = rows * columns + 8 * (2 * rows + columns);  // fitted when rows were packed
         if (n == 1 || cost < best_cost) {
             best = {m, n};
             best_cost = cost;

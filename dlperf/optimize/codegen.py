@@ -12,7 +12,7 @@ import torch
 from .. import memory
 from ..backends import cpu
 from . import kernels
-from .prepared import Address, Step, Value, values_in
+from .prepared import Address, Step, Value, leaves
 
 _ALIGN = 256
 
@@ -42,7 +42,7 @@ class Code:
     def __init__(self, steps: list[Step], inputs: list[Value], outputs: list):
         self.constants: list = []
         self.constant_names: dict[int, str] = {}
-        escaping = {v.memory() for v in values_in(outputs)}
+        escaping = {v.memory() for v in leaves(outputs, Value)}
         self._find_last_uses(steps, outputs)
         self.buffers: dict[Value, int] = {}
         self._place(steps, escaping)
@@ -66,12 +66,14 @@ class Code:
 
     def _find_last_uses(self, steps, outputs) -> None:
         for index, step in enumerate(steps):
-            used = values_in((step.args, step.kwargs)) + (values_in(step.prepared.operands) if step.prepared else [])
+            used = leaves((step.args, step.kwargs), Value) + (
+                leaves(step.prepared.operands, Value) if step.prepared else []
+            )
             for value in (*used, *(o for o in step.outs if o is not None)):
                 while value is not None:
                     value.last_use = max(value.last_use, index)
                     value = value.root
-        for value in values_in(outputs):
+        for value in leaves(outputs, Value):
             while value is not None:
                 value.last_use = len(steps)
                 value = value.root
@@ -117,7 +119,7 @@ class Code:
         open_sequence: _Sequence | None = None
         ends: dict[int, list[str]] = {}
         for index, step in enumerate(steps):
-            fixed = step.aliases and all(v.fixed for v in values_in((step.args, step.kwargs)))
+            fixed = step.aliases and all(v.fixed for v in leaves((step.args, step.kwargs), Value))
             for out in step.outs:
                 if out is not None:
                     if fixed:

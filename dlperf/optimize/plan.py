@@ -22,7 +22,7 @@ from ..ops._frame import OPERATORS
 from . import kernels
 from .capture import Program
 from .codegen import Code
-from .prepared import Step, Value, Weights
+from .prepared import Step, Value, Weights, leaves
 from .structure import Unsupported
 from .work import Work, multiply_adds
 
@@ -186,7 +186,7 @@ class _Recorder:
         results = result if isinstance(result, (tuple, list)) else [result]
         if not any(isinstance(r, Tensor) for r in results):
             return
-        operands = [t for t in _tensors((args, kwargs)) if t.numel()]
+        operands = [t for t in leaves((args, kwargs), Tensor) if t.numel()]
         name = target._schema.name.partition("::")[2]
         if len(results) == 1 and any(results[0] is t for t in operands):
             return  # nothing was done
@@ -253,16 +253,3 @@ def _shares_memory(a: Tensor, b: Tensor) -> bool:
 
 def _is_dense(x: Tensor) -> bool:
     return torch.ops.aten.is_non_overlapping_and_dense(x)
-
-
-def _tensors(x, found=None) -> list[Tensor]:
-    found = [] if found is None else found
-    if isinstance(x, Tensor):
-        found.append(x)
-    elif isinstance(x, (list, tuple)):
-        for v in x:
-            _tensors(v, found)
-    elif isinstance(x, dict):
-        for v in x.values():
-            _tensors(v, found)
-    return found

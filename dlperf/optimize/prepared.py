@@ -77,18 +77,18 @@ class Step:
     prepared: Prepared | None = None
 
 
-def values_in(x, found=None) -> list[Value]:
+def leaves(x, kind: type, found: list | None = None) -> list:
+    """The objects of one type in nested lists, tuples, dicts and addresses, in order."""
     found = [] if found is None else found
-    if isinstance(x, Value):
+    if isinstance(x, kind):
         found.append(x)
     elif isinstance(x, Address):
-        values_in(x.of, found)
+        leaves(x.of, kind, found)
     elif isinstance(x, (list, tuple)):
         for v in x:
-            values_in(v, found)
+            leaves(v, kind, found)
     elif isinstance(x, dict):
-        for v in x.values():
-            values_in(v, found)
+        leaves(tuple(x.values()), kind, found)
     return found
 
 
