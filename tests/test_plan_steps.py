@@ -10,15 +10,10 @@ from dlperf.backends import cpu
 from dlperf.optimize.plan import Plan
 
 from .helpers import Call
+from .inference import plan_of
 
 LAST = torch.channels_last
 needs_kernels = pytest.mark.skipif(cpu.C is None, reason="dlperf._C is not built")
-
-
-def plan_of(model) -> Plan:
-    (plan,) = model._engine.plans.values()
-    assert isinstance(plan, Plan), plan.reason
-    return plan
 
 
 def check(model, *inputs):
@@ -29,7 +24,9 @@ def check(model, *inputs):
         for _ in range(3):
             torch.testing.assert_close(optimized(*inputs), wanted, rtol=1e-4, atol=1e-4)
     assert optimized(*inputs).stride() == wanted.stride()
-    return plan_of(optimized)
+    plan = plan_of(optimized)
+    assert isinstance(plan, Plan), plan.reason
+    return plan
 
 
 @needs_kernels
