@@ -21,13 +21,15 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
 
-# Each `csrc/cpu/*_kernel.cpp` is compiled once per row; those that use native bfloat16 dot products in the last too.
+# Each `csrc/cpu/*_kernel.cpp` is compiled once per row; those that use native bfloat16 dot products, or tiles
+# of them (AMX), in the last two too.
 ISA_FLAGS = {
     "scalar": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mbmi2"],
 }
 ISA_FLAGS["avx512_bf16"] = [*ISA_FLAGS["avx512"], "-mavx512bf16"]
+ISA_FLAGS["avx512_amx"] = [*ISA_FLAGS["avx512_bf16"], "-mamx-tile", "-mamx-bf16"]
 BF16_MARKER = "DLPERF_HAS_AVX512_BF16_VARIANT"
 
 BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
@@ -173,7 +175,7 @@ class BuildKernels(build_ext):
             if source.name.endswith("_kernel.cpp"):
                 has_bf16 = BF16_MARKER in source.read_text()
                 for isa, flags in ISA_FLAGS.items():
-                    if isa == "avx512_bf16" and not has_bf16:
+                    if isa in ("avx512_bf16", "avx512_amx") and not has_bf16:
                         continue
                     level = list(ISA_FLAGS).index(isa)
                     defines = [f"-DDLPERF_ISA_NS={isa}", f"-DDLPERF_ISA_LEVEL={level}"]

@@ -11,7 +11,7 @@ BUILD = Path(__file__).parent.parent / "build"
 
 
 def test_isa_objects_export_only_their_own_namespace():
-    objects = [p for p in BUILD.rglob("*.o") if re.search(r"_kernel\.(avx2|avx512|avx512_bf16)\.o$", p.name)]
+    objects = [p for p in BUILD.rglob("*.o") if re.search(r"_kernel\.(avx2|avx512|avx512_bf16|avx512_amx)\.o$", p.name)]
     if not objects or shutil.which("nm") is None:
         pytest.skip("needs the build folder of an editable install, and nm")
     for path in objects:

@@ -112,7 +112,7 @@ struct Backward {
                 pack_transposed(k_rows + p * s.k[2], s.k[2], keys, s.e, kt + p * s.e);
                 pack_transposed(v_rows + p * s.v[2], s.v[2], keys, s.ev, vt + p * s.ev);
             } else {
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
                 pack_key_pairs(k_rows + p * s.k[2], s.k[2], keys, s.e, kt + p * units<T>(s.e));
                 pack_key_pairs(v_rows + p * s.v[2], s.v[2], keys, s.ev, vt + p * units<T>(s.ev));
 #endif
@@ -121,7 +121,7 @@ struct Backward {
         if constexpr (unit == Unit::single) {
             load_rows(k_rows, s.k[2], n, s.e, s.scale, k, l.e_step);
         } else {
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
             pack_value_pairs(k_rows, s.k[2], n, s.e, k, l.e_step);
 #endif
         }
@@ -135,7 +135,7 @@ struct Backward {
             load_rows(q_rows, s.q[2], rows, s.e, s.scale, q, kLd);
             load_rows(go_rows, go_step, rows, s.ev, 1.0f, go, kLd);
         } else {
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
             copy_pairs(q_rows, s.q[2], rows, s.e, q, kLd);
             copy_pairs(go_rows, go_step, rows, s.ev, go, kLd);
             pack_value_pairs(q_rows, s.q[2], rows, s.e, q_right, kLd);
@@ -181,7 +181,7 @@ struct Backward {
         if constexpr (unit == Unit::single) {
             q_right = q, go_right = go, ds_left = ds;
         } else {
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
             round_to_row_pairs(p, kLd, rows, width, p);
             round_to_row_pairs(ds, kLd, rows, width, ds_left);
             for (int64_t i = 0; i < rows; ++i) round_to_pairs(ds + i * kLd, width);

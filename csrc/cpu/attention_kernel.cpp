@@ -65,7 +65,7 @@ struct Forward {
             pack_transposed(k, s.k[2], n, s.e, keys);
             load_rows(v, s.v[2], n, s.ev, 1.0f, values, l.v_step);
         } else {
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
             pack_key_pairs(k, s.k[2], n, s.e, keys);
             pack_value_pairs(v, s.v[2], n, s.ev, values, l.v_step);
 #endif
@@ -78,7 +78,7 @@ struct Forward {
             load_rows(q, step, rows, s.e, s.scale, out, kLd);
         } else {
             load_rows(q, step, rows, s.e, scales_scores() ? 1.0f : s.scale, out, kLd);
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
             for (int64_t i = 0; i < rows; ++i) round_to_pairs(out + i * kLd, round_up(s.e, Vec::W));
 #endif
         }
@@ -116,7 +116,7 @@ struct Forward {
                     dropout.load_factors(uint64_t(((b * s.heads + h) * s.sq + q0 + i) * s.sk + k0), visible, factors);
                     multiply(row, factors, visible);
                 }
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
                 if (unit == Unit::pair) round_to_pairs(row, width);
 #endif
                 if (k0 > 0 && correction != 1.0f) {

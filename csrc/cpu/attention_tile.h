@@ -43,7 +43,7 @@ enum class Unit { single, pair };
 
 template <class T>
 constexpr Unit unit_of = Unit::single;
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
 template <>
 constexpr Unit unit_of<bf16_t> = Unit::pair;
 #endif
@@ -56,7 +56,7 @@ static DLPERF_INLINE int64_t units(int64_t n) {
 
 template <Unit unit>
 static DLPERF_INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
     if constexpr (unit == Unit::pair) return {_mm512_dpbf16_ps(c.v, (__m512bh)a.v, (__m512bh)b.v)};
 #endif
     return fma(a, b, c);
@@ -171,7 +171,7 @@ static DLPERF_INLINE void transpose(Vec (&r)[Vec::W]) {
 #endif
 }
 
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
 // 16 pairs of neighbours, of which the first n elements are there; the others are zero.
 static DLPERF_INLINE Vec load_pairs(const bf16_t* p, int64_t n) {
     const __mmask32 mask = n >= 32 ? 0xffffffffu : n > 0 ? (1u << n) - 1 : 0;

@@ -1,6 +1,7 @@
 // DLPERF_HAS_AVX512_BF16_VARIANT
 #include "cpu/ceiling.h"
 
+#include "cpu/gemm_tiles.h"
 #include "cpu/parallel.h"
 #include "cpu/vec.h"
 
@@ -48,7 +49,33 @@ double fma_f32(int64_t iterations) {
     return 2.0 * Vec::W * kChains * double(iterations) * threads;
 }
 
-#if defined(__AVX512BF16__)
+#if DLPERF_ISA_LEVEL >= 4
+double dot_bf16(int64_t iterations) {
+    const int threads = omp_get_max_threads();
+    constexpr int kProducts = 4;
+#pragma omp parallel num_threads(threads)
+    {
+        TileScope scope;
+        alignas(64) uint16_t values[512];
+        for (uint16_t& v : values) v = 0x3000;  // 4.7e-10 as bfloat16
+        alignas(64) float result[256];
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        _tile_loadd(4, values, 64);
+        _tile_loadd(5, values, 64);
+        for (int64_t it = 0; it < iterations; ++it) {
+            _tile_dpbf16ps(0, 4, 5);
+            _tile_dpbf16ps(1, 4, 5);
+            _tile_dpbf16ps(2, 4, 5);
+            _tile_dpbf16ps(3, 4, 5);
+        }
+        _tile_stored(0, result, 64);
+    }
+    return 2.0 * 16 * 16 * 32 * kProducts * double(iterations) * threads;
+}
+#elif defined(__AVX512BF16__)
 double dot_bf16(int64_t iterations) {
     const int threads = omp_get_max_threads();
 #pragma omp parallel num_threads(threads)

@@ -50,7 +50,7 @@ int64_t axis_memory(int64_t filter, int64_t stride) {
 
 struct Problem {
     Conv2dShape s;
-    bool forward, merged, slab, pairs;
+    bool forward, merged, slab, pairs, tiles;
     Axis h, w;
     int64_t src_c, dst_c;  // channels of a pixel
     int64_t run, n;        // reduction per tap, output channels; of one group
@@ -60,11 +60,11 @@ struct Problem {
     int64_t slab_w;       // pixels of a slab's row
 
     int64_t panels() const { return ceil_div(n, kPanel); }
-    int64_t pack_step() const { return round_up(packed_floats(all_taps, run, n, pairs), 16); }
+    int64_t pack_step() const { return round_up(packed_floats(all_taps, run, n, pairs, tiles), 16); }
     int64_t rows(int64_t ph, int64_t pw) const { return s.n * h.grid(ph) * w.grid(pw); }
 };
 
-Problem make_problem(const Conv2dShape& s, bool forward, Arena& arena) {
+Problem make_problem(const Conv2dShape& s, bool forward, bool tiles, Arena& arena) {
     Problem p;
     p.s = s;
     p.forward = forward;
@@ -77,6 +77,7 @@ Problem make_problem(const Conv2dShape& s, bool forward, Arena& arena) {
     p.run = p.src_c / s.groups * (p.merged ? s.s : 1);
     p.n = p.dst_c / s.groups;
     p.all_taps = p.merged ? s.r : s.r * s.s;
+    p.tiles = tiles;
     const int64_t filter_w = p.merged ? 1 : s.s;
     int64_t* mh = arena.take<int64_t>(axis_memory(s.r, s.stride_h));
     int64_t* mw = arena.take<int64_t>(axis_memory(filter_w, s.stride_w));
@@ -98,6 +99,12 @@ Problem make_problem(const Conv2dShape& s, bool forward, Arena& arena) {
     return p;
 }
 
+// Whether a call that packs the weights itself, or packs them beforehand, does so for tiles.
+bool wants_tiles(const Conv2dShape& s, bool forward, bool prepacked) {
+    const int64_t rows = s.n * (forward ? s.oh * s.ow : s.h * s.w), n = (forward ? s.k : s.c) / s.groups;
+    return uses_tiles(uses_pairs(s.dtype), rows, n, s.r * s.s * (forward ? s.c : s.k) / s.groups, prepacked);
+}
+
 WeightView view_weight(const Problem& p, const void* w) {
     const Conv2dShape& s = p.s;
     if (p.merged) return {w, p.n, s.w_k, s.r, p.tap_offset, s.s, s.w_s, s.c, s.w_c};
@@ -105,15 +112,19 @@ WeightView view_weight(const Problem& p, const void* w) {
     return {w, p.n, s.w_c, p.all_taps, p.tap_offset, 1, 0, p.run, s.w_k};
 }
 
-// Share `me` of `team` of all groups' packing.
-void pack_all(const Problem& p, const void* w, const PackPlan& plan, float* packed, int64_t team, int64_t me) {
+// Share `me` of `team` of all groups' packing. Returns false where they have to be packed without tiles.
+bool pack_all(const Problem& p, const void* w, const PackPlan& plan, bool tiles, float* packed, int64_t team,
+              int64_t me) {
+    bool fit = true;
     const int64_t groups = p.s.groups, group_step = p.s.k / groups * p.s.w_k;
     const Range mine = groups > 1 ? split(groups, team, me) : Range{0, 1};
     for (int64_t g = mine.begin; g < mine.end; ++g) {
         const char* src = static_cast<const char*>(w) + g * group_step * dtype_size(p.s.dtype);
-        DLPERF_PAIRS_SWITCH(p.s.dtype, pack_weight<Pairs, T>(view_weight(p, src), plan, packed + g * p.pack_step(),
-                                                             groups > 1 ? 1 : team, groups > 1 ? 0 : me))
+        DLPERF_PAIRS_SWITCH(p.s.dtype,
+                            fit &= pack_weight<Pairs, T>(view_weight(p, src), plan, tiles, packed + g * p.pack_step(),
+                                                         groups > 1 ? 1 : team, groups > 1 ? 0 : me))
     }
+    return fit;
 }
 
 // ---- One thread's row blocks ----
@@ -152,10 +163,11 @@ Scratch take_scratch(const Problem& p, Arena& arena, bool prepacked) {
     Scratch t;
     t.rows = arena.take<const char*>(max64(kTableBytes / 8, kBlocks.row_step * p.all_taps));
     t.out = arena.take<int64_t>(max64(rows, kPanelRows));
-    t.acc = arena.take<float>(rows * kAccColumns);
+    t.acc = arena.take<float>(engine_floats(rows, p.n, p.all_taps, p.run, p.pairs, p.tiles));
     t.slab = arena.take<char>(p.slab ? slab_rows(p, rows) * p.slab_w * p.src_c * p.src_size : 0);
-    t.panel = arena.take<float>(
-        prepacked || p.slab || p.s.groups > 1 ? 0 : packed_floats(p.all_taps, p.run, kPanel, p.pairs));
+    t.panel = arena.take<float>(prepacked || p.slab || p.tiles || p.s.groups > 1
+                                    ? 0
+                                    : packed_floats(p.all_taps, p.run, kPanel, p.pairs, false));
     return t;
 }
 
@@ -256,6 +268,7 @@ struct Call {
     const char* residual;
     bool has_bias;
     Epilogue epilogue;
+    bool tiles;  // how the weights are packed
 };
 
 // Columns [n0, n1) of group g for the rows in `block`. Packed weights and n0 count from column `origin`.
@@ -276,6 +289,7 @@ void run_columns(const Call& c, const RowBlock& block, int64_t g, int64_t first_
     product.b = packed;
     product.n = p.n - origin;
     product.epilogue = &e;
+    product.tiles = c.tiles;
     product.bias_col = c.has_bias ? c.buffers.bias + g * padded_bias(p.n) + origin : nullptr;
     run_rows(product, block, n0, n1, acc);
 }
@@ -288,9 +302,10 @@ void run_phases(const Call& c, int64_t team, int64_t me, const Scratch& t) {
     for (int64_t ph = 0; ph < p.h.phases; ++ph) {
         for (int64_t pw = 0; pw < p.w.phases; ++pw) {
             const int64_t rows = p.rows(ph, pw), taps = p.h.taps(ph) * p.w.taps(pw);
-            const Grid grid = row_grid(rows, all_panels, p.src_c * p.src_size, taps * p.run * kPanel * 4, team);
+            const Grid grid =
+                row_grid(rows, all_panels, p.src_c * p.src_size, taps * p.run * kPanel * 4, team, row_mr(c.tiles));
             const bool works = rows > 0 && me < grid.m * grid.n;
-            const Range m = works ? split(rows, grid.m, me / grid.n, kPanelMr) : Range{0, 0};
+            const Range m = works ? split(rows, grid.m, me / grid.n, row_mr(c.tiles)) : Range{0, 0};
             const Range panels = works ? split(all_panels, grid.n, me % grid.n) : Range{0, 0};
             const int64_t step = rows_per_block(p, max64(1, m.end - m.begin), taps);
             for (int64_t i = m.begin; i < m.end && panels.begin < panels.end; i += step) {
@@ -312,11 +327,11 @@ void run_phases(const Call& c, int64_t team, int64_t me, const Scratch& t) {
 
 // Few pixels under many weights: each thread packs a panel, uses it while it is in L2, and packs the next over it.
 bool packs_by_panel(const Problem& p, int64_t team) {
-    if (p.s.groups > 1 || p.slab || p.h.phases * p.w.phases > 1 || p.panels() < team) return false;
+    if (p.tiles || p.s.groups > 1 || p.slab || p.h.phases * p.w.phases > 1 || p.panels() < team) return false;
     const int64_t rows = p.rows(0, 0);
     return rows <= kPanelRows && rows * p.all_taps <= kTableBytes / 8 &&
            rows * p.src_c * p.src_size <= 2 * kBlocks.a_bytes &&
-           row_grid(rows, p.panels(), p.src_c * p.src_size, p.all_taps * p.run * kPanel * 4, team).m == 1;
+           row_grid(rows, p.panels(), p.src_c * p.src_size, p.all_taps * p.run * kPanel * 4, team, kPanelMr).m == 1;
 }
 
 void run_panels(const Call& c, const WeightView& weight, const PackPlan& plan, Range panels, const Scratch& t) {
@@ -328,7 +343,7 @@ void run_panels(const Call& c, const WeightView& weight, const PackPlan& plan, R
         WeightView part = weight;
         part.p = static_cast<const char*>(weight.p) + n0 * weight.n_step * dtype_size(p.s.dtype);
         part.n = min64(kPanel, weight.n - n0);
-        DLPERF_PAIRS_SWITCH(p.s.dtype, pack_weight<Pairs, T>(part, plan, t.panel, 1, 0))
+        DLPERF_PAIRS_SWITCH(p.s.dtype, pack_weight<Pairs, T>(part, plan, false, t.panel, 1, 0))
         for (int64_t i = 0; i < rows; i += step) {
             const RowBlock block = {t.rows + i, rows, min64(step, rows - i), t.out + i, t.out + i, nullptr};
             run_columns(c, block, 0, 0, p.all_taps, t.panel, n0, 0, part.n, t.acc);
@@ -339,12 +354,14 @@ void run_panels(const Call& c, const WeightView& weight, const PackPlan& plan, R
 void run(const Conv2dShape& s, bool forward, const void* src, const void* weight, const void* bias,
          const void* residual, void* dst, void* workspace, int64_t threads, bool prepacked) {
     Arena arena = {static_cast<char*>(workspace)};
-    const Problem p = make_problem(s, forward, arena);
+    const PackHead* head = static_cast<const PackHead*>(prepacked ? weight : nullptr);
+    const bool tiles = head ? head->tiles : wants_tiles(s, forward, false);
+    const Problem p = make_problem(s, forward, tiles, arena);
     if (s.n * p.h.dst * p.w.dst * p.dst_c == 0) return;
     const Buffers buffers = take_buffers(p, arena, prepacked);
     const int64_t used = arena.used, size = dtype_size(s.dtype);
     const PackPlan plan = prepacked ? PackPlan{} : plan_pack(view_weight(p, weight), p.pairs, buffers.tables);
-    const float* packed = prepacked ? static_cast<const float*>(weight) : buffers.pack;
+    const float* packed = prepacked ? static_cast<const float*>(weight) + kHeadFloats : buffers.pack;
     std::memset(buffers.zero, 0, size_t(max64(p.src_c, p.run) * 4 + 64));
     if (bias) {
         for (int64_t g = 0; g < s.groups; ++g) {
@@ -359,10 +376,12 @@ void run(const Conv2dShape& s, bool forward, const void* src, const void* weight
                  static_cast<char*>(dst),
                  static_cast<const char*>(residual),
                  bias != nullptr,
-                 {}};
+                 {},
+                 tiles};
     call.epilogue.dtype = s.dtype;
     call.epilogue.act = s.act;
     call.epilogue.act_param = s.act_param;
+    bool unfit = false;
 
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
     {
@@ -375,10 +394,17 @@ void run(const Conv2dShape& s, bool forward, const void* src, const void* weight
             if (panels.begin < panels.end) run_panels(call, view_weight(p, weight), plan, panels, t);
         } else {
             if (!prepacked) {
-                pack_all(p, weight, plan, buffers.pack, team, me);
+                if (!pack_all(p, weight, plan, tiles, buffers.pack, team, me)) {
+#pragma omp atomic write
+                    unfit = true;
+                }
+#pragma omp barrier
+                if (unfit) pack_all(p, weight, plan, false, buffers.pack, team, me);
 #pragma omp barrier
             }
-            run_phases(call, team, me, t);
+            Call mine_too = call;
+            mine_too.tiles = tiles && !unfit;
+            run_phases(mine_too, team, me, t);
         }
     }
 }
@@ -396,15 +422,18 @@ void bwd_input(const Conv2dShape& s, const void* gy, const void* w, const void* 
 int64_t workspace_bytes(const Conv2dShape& s, ConvDirection direction, int64_t threads, bool prepacked) {
     if (direction == ConvDirection::bwd_weight) return conv2d_weight_bytes(s, threads);
     Arena arena = {nullptr};
-    const Problem p = make_problem(s, direction == ConvDirection::forward, arena);
+    const bool forward = direction == ConvDirection::forward;
+    const Problem p = make_problem(s, forward, prepacked ? kTiles : wants_tiles(s, forward, false), arena);
     take_buffers(p, arena, prepacked);
     for (int64_t i = 0; i < threads; ++i) take_scratch(p, arena, prepacked);
     return arena.used;
 }
 
 int64_t pack_bytes(const Conv2dShape& s, ConvDirection direction) {
+    const bool forward = direction == ConvDirection::forward;
     Arena arena = {nullptr};
-    const Problem p = make_problem(s, direction == ConvDirection::forward, arena);
+    const Problem p = make_problem(s, forward, wants_tiles(s, forward, true), arena);
+    arena.take<PackHead>(1);
     // Behind the pack lie the tables that packing needs.
     arena.take<float>(s.groups * p.pack_step());
     arena.take<int32_t>(2 * p.all_taps * p.run);
@@ -413,14 +442,22 @@ int64_t pack_bytes(const Conv2dShape& s, ConvDirection direction) {
 
 void pack(const Conv2dShape& s, ConvDirection direction, const void* w, void* packed) {
     const bool forward = direction == ConvDirection::forward;
+    const bool tiles = wants_tiles(s, forward, true);
     Arena measure = {nullptr};
-    const Problem size = make_problem(s, forward, measure);
+    const Problem size = make_problem(s, forward, tiles, measure);
     Arena arena = {static_cast<char*>(packed)};
+    PackHead* head = arena.take<PackHead>(1);
     float* out = arena.take<float>(s.groups * size.pack_step());
-    const Problem p = make_problem(s, forward, arena);
+    const Problem p = make_problem(s, forward, tiles, arena);
     const PackPlan plan = plan_pack(view_weight(p, w), p.pairs, arena.take<int32_t>(2 * p.all_taps * p.run));
+    bool fit = true;
+#pragma omp parallel reduction(&& : fit)
+    fit = pack_all(p, w, plan, tiles, out, omp_get_num_threads(), omp_get_thread_num());
+    if (!fit) {
 #pragma omp parallel
-    pack_all(p, w, plan, out, omp_get_num_threads(), omp_get_thread_num());
+        pack_all(p, w, plan, false, out, omp_get_num_threads(), omp_get_thread_num());
+    }
+    head->tiles = tiles && fit;
 }
 
 }  // namespace

@@ -9,12 +9,12 @@ namespace {
 // Narrow groups are computed several at a time: of the product only the blocks on the diagonal are kept.
 struct Weights {
     Conv2dShape s;
-    bool pairs, merged;
+    bool pairs, merged, tiles;
     int64_t groups, together;  // products, and groups in each
     int64_t rows, columns;     // filters of a product; columns of a tap
     int64_t taps, blocks;      // taps; channel blocks of kPanel
     int64_t pixels;
-    int mr;  // tile rows, by the widest panel
+    int mr;  // rows that regions are multiples of
 
     int64_t panels() const { return taps * blocks; }
     int64_t panel_columns(int64_t panel) const { return min64(kPanel, columns - panel / taps * kPanel); }
@@ -44,7 +44,8 @@ Weights make_weights(const Conv2dShape& s) {
     w.taps = w.merged ? 1 : s.r * s.s;
     w.blocks = ceil_div(w.columns, kPanel);
     w.pixels = s.n * s.oh * s.ow;
-    w.mr = kBlocks.mr[w.width(0) / Vec::W];
+    w.tiles = uses_tiles(w.pairs, w.rows, w.columns * w.taps, w.pixels, false);
+    w.mr = int(outer_mr(w.tiles, kBlocks.mr[w.width(0) / Vec::W]));
     return w;
 }
 
@@ -93,8 +94,8 @@ Scratch take_scratch(Arena& arena, const Weights& w, const Blocking& b) {
     const int64_t rows = b.grid.k > 1 ? ceil_div(ceil_div(w.rows, w.mr), b.grid.m) * w.mr : b.rows;
     const int64_t blocks = b.grid.k > 1 ? ceil_div(w.blocks, b.grid.n) : b.blocks;
     Scratch t;
-    t.a = arena.take<float>(b.rows * kBlocks.outer_depth);
-    t.b = arena.take<float>(kBlocks.outer_depth * kPanel);
+    t.a = arena.take<float>(outer_a_floats(b.rows, w.pairs, w.tiles));
+    t.b = arena.take<float>(outer_b_floats(w.pairs, w.tiles));
     t.acc = arena.take<float>(rows * blocks * w.taps * kPanel);
     return t;
 }
@@ -110,7 +111,7 @@ DLPERF_INLINE void copy_some(const T* src, T* dst, int64_t n) {
     std::memcpy(dst, src, size_t(n) * sizeof(T));
 }
 
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
 // Words 0, 32, 1, 33, ... of two vectors of 32, and words 16, 48, 17, 49, ...
 alignas(64) constexpr uint16_t kInterleave[64] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                   8,  40, 9,  41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47,
@@ -130,7 +131,7 @@ DLPERF_INLINE void put_pixel(const T* src, int64_t columns, int64_t width, int64
 // Both halves of a unit: two pixels of `columns` channels.
 template <class T>
 DLPERF_INLINE void put_pair(const T* first, const T* second, int64_t columns, int64_t width, float* dst) {
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
     const __m512i low = _mm512_loadu_si512(kInterleave), high = _mm512_loadu_si512(kInterleave + 32);
     for (int64_t j = 0; j < width; j += 2 * Vec::W) {
         const __mmask32 mask = columns - j >= 32 ? 0xffffffffu : (1u << (columns - j)) - 1;
@@ -282,8 +283,14 @@ template <bool Pairs, class T>
 void accumulate(const Weights& w, const T* gy, const T* x, const Region& r, const Scratch& t, float* acc, bool finish,
                 T* gw) {
     const auto width_of = [&](int64_t panel) { return w.width(panel); };
-    const auto pack_a = [&](int64_t m0, int64_t m1, int64_t k0, int64_t k1, float* dst) {
-        pack_tiles<Pairs>(gy + m0 + k0 * w.s.k, 1, w.s.k, k1 - k0, m1 - m0, w.mr, dst);
+    const int plain_mr = kBlocks.mr[w.width(0) / Vec::W];
+    const auto pack_a = [&](int64_t m0, int64_t m1, int64_t k0, int64_t k1, float* dst, bool tiles) {
+        const T* from = gy + m0 + k0 * w.s.k;
+#if DLPERF_ISA_LEVEL >= 4
+        if (tiles) return pack_turned<Pairs>(from, 1, w.s.k, k1 - k0, m1 - m0, dst);
+#endif
+        pack_tiles<Pairs>(from, 1, w.s.k, k1 - k0, m1 - m0, plain_mr, dst);
+        return true;
     };
     const bool in_place = w.reads_in_place();
     const auto pack_b = [&](int64_t panel, int64_t k0, int64_t k1, float* dst) {
@@ -296,7 +303,7 @@ void accumulate(const Weights& w, const T* gy, const T* x, const Region& r, cons
     Epilogue e;
     e.dtype = w.s.dtype;
     e.out = gw;
-    int64_t out[kMrMax];
+    int64_t out[kMrMax > 2 * kTileRows ? kMrMax : 2 * kTileRows];
     const auto done = [&](TileCall& tile, int64_t m, int64_t panel) {
         const int64_t tap = panel % w.taps;
         for (int64_t i = 0; i < w.mr; ++i) out[i] = (m + i) * w.s.w_k + tap / w.s.s * w.s.w_r + tap % w.s.s * w.s.w_s;
@@ -305,7 +312,7 @@ void accumulate(const Weights& w, const T* gy, const T* x, const Region& r, cons
         tile.n0 = panel / w.taps * kPanel;
         tile.n_valid = int(w.panel_columns(panel));
     };
-    run_outer(Pairs, w.mr, r, t.a, t.b, acc, finish, width_of, pack_a, pack_b, done);
+    run_outer(Pairs, w.tiles, plain_mr, r, t.a, t.b, acc, finish, width_of, pack_a, pack_b, done);
 }
 
 template <bool Pairs, class T>

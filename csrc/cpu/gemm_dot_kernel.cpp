@@ -5,7 +5,7 @@
 namespace dlperf::DLPERF_ISA_NS {
 namespace {
 
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
 DLPERF_INLINE __m512bh load_bf16(const bf16_t* p, int64_t n) {
     const __mmask32 mask = n >= 32 ? 0xffffffffu : _bzhi_u32(0xffffffffu, unsigned(n));
     return (__m512bh)_mm512_maskz_loadu_epi16(mask, p);
@@ -18,7 +18,7 @@ void dot_tile(const T* const* a, const T* const* b, int64_t k, float* out, int64
     for (int i = 0; i < MR; ++i) {
         for (int j = 0; j < NR; ++j) acc[i][j] = Vec::zero();
     }
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
     if constexpr (kIsBf16<T>) {
         for (int64_t l = 0; l < k; l += 32) {
             __m512bh bv[NR];

@@ -4,7 +4,7 @@
 //   outer engine   A and B both packed per block of a long reduction: products with A transposed, weight gradients
 #pragma once
 
-#include "cpu/gemm_pack.h"
+#include "cpu/gemm_tiles.h"
 
 namespace dlperf::DLPERF_ISA_NS {
 
@@ -30,12 +30,13 @@ static inline bool needs_conversion(DType dtype) {
 static inline int64_t dtype_size(DType dtype) {
     return dtype == DType::f32 ? 4 : 2;
 }
+// Tiles read pairs by whole steps.
 static inline int64_t units_of(int64_t run, bool pairs) {
-    return pairs ? ceil_div(run, 2) : run;
+    return pairs ? round_up(ceil_div(run, 2), kTiles ? kTileUnits : 1) : run;
 }
 
 // Runs `...` with T the storage type and `constexpr bool Pairs`.
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
 #define DLPERF_PAIRS_SWITCH(dtype, ...) \
     DLPERF_DTYPE_SWITCH(dtype, constexpr bool Pairs = sizeof(T) == 2 && kIsBf16<T>; __VA_ARGS__)
 #else
@@ -61,13 +62,19 @@ struct Grid {
     int64_t m, n, k;
 };
 
+// Rows that threads divide by.
+static inline int64_t row_mr(bool tiles) {
+    return tiles ? 2 * kTileRows : kPanelMr;
+}
+
 // Least work of the busiest thread first, then least traffic: rows and panels read by one thread.
-static inline Grid row_grid(int64_t rows, int64_t panels, int64_t row_bytes, int64_t panel_bytes, int64_t threads) {
+static inline Grid row_grid(int64_t rows, int64_t panels, int64_t row_bytes, int64_t panel_bytes, int64_t threads,
+                            int64_t mr) {
     Grid best = {threads, 1, 1};
     double best_cost = 0;
     for (int64_t tn = 1; tn <= threads && tn <= panels; ++tn) {
         const int64_t tm = threads / tn;
-        const int64_t mine = ceil_div(ceil_div(rows, kPanelMr), tm) * kPanelMr, mine_panels = ceil_div(panels, tn);
+        const int64_t mine = ceil_div(ceil_div(rows, mr), tm) * mr, mine_panels = ceil_div(panels, tn);
         const double work = double(mine) * double(mine_panels) * double(row_bytes);
         const double traffic = 4.0 * double(mine * row_bytes) + 2.0 * double(mine_panels * panel_bytes);
         const double cost = work + traffic;
@@ -101,6 +108,7 @@ struct Product {
     const Epilogue* epilogue;
     const float* bias_col;
     bool from_last;  // panels in falling order
+    bool tiles;      // B is packed for tiles
 };
 
 struct RowBlock {
@@ -117,8 +125,20 @@ constexpr int64_t kPanelsTogether = 4;
 constexpr int64_t kAccColumns = kPanelsTogether * kPanel;
 constexpr int64_t kTilesToFetch = 4;
 
-// Columns [n_begin, n_end), n_begin on a panel. `acc` holds count x kAccColumns floats.
+// What run_rows keeps between its steps.
+static inline int64_t engine_floats(int64_t rows, int64_t columns, int64_t taps, int64_t run, bool pairs, bool tiles) {
+    return max64(rows * kAccColumns, tiles ? tile_sizes(rows, columns, taps, run, pairs).floats() : 0);
+}
+
+#if DLPERF_ISA_LEVEL >= 4
+void run_row_tiles(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end, float* scratch);
+#endif
+
+// Columns [n_begin, n_end), n_begin on a panel. `acc` holds engine_floats.
 static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end, float* acc) {
+#if DLPERF_ISA_LEVEL >= 4
+    if (p.tiles) return run_row_tiles(p, block, n_begin, n_end, acc);
+#endif
     const MicroTable& micro = micro_table(p.pairs);
     const int64_t units = units_of(p.run, p.pairs);
     const bool odd = p.pairs && p.run % 2 != 0;
@@ -246,13 +266,21 @@ static inline PackPlan plan_pack(const WeightView& w, bool pairs, int32_t* table
     return plan;
 }
 
-static inline int64_t packed_floats(int64_t taps, int64_t run, int64_t n, bool pairs) {
-    return taps * units_of(run, pairs) * round_up(n, Vec::W);
+static inline int64_t packed_floats(int64_t taps, int64_t run, int64_t n, bool pairs, bool tiles) {
+    const int64_t units = tiles ? steps_of(run) * kTileUnits * parts_of(pairs) : units_of(run, pairs);
+    return taps * units * round_up(n, Vec::W);
 }
 
-// Share `index` of `parts` of the packing.
+// What is packed beforehand begins with its form.
+struct PackHead {
+    int32_t tiles;
+    int32_t unused[15];
+};
+constexpr int64_t kHeadFloats = sizeof(PackHead) / 4;
+
+// Share `index` of `parts` of the packing, as it is multiplied without tiles; and pairs for tiles.
 template <bool Pairs, class T>
-static void pack_weight(const WeightView& w, const PackPlan& plan, float* dst, int64_t parts, int64_t index) {
+static void pack_plain(const WeightView& w, const PackPlan& plan, float* dst, int64_t parts, int64_t index) {
     const T* src = static_cast<const T*>(w.p);
     const int64_t run = w.run(), units = units_of(run, Pairs), panel_units = w.taps * units;
     if (plan.kind == PackPlan::columns) {
@@ -271,6 +299,13 @@ static void pack_weight(const WeightView& w, const PackPlan& plan, float* dst, i
         const int64_t n0 = i / (w.taps * blocks) * kPanel, tap = i / blocks % w.taps, k0 = i % blocks * block;
         const int64_t width = panel_width(w.n, n0), columns = min64(kPanel, w.n - n0), end = min64(run, k0 + block);
         float* out = dst + n0 * panel_units + (tap * units + k0 / (Pairs ? 2 : 1)) * width;
+        if (Pairs && kTiles && end == run) {
+            for (int64_t u = ceil_div(run, 2); u < units; ++u) {
+                for (int64_t j = 0; j < width; j += Vec::W) {
+                    Vec::zero().store(dst + n0 * panel_units + (tap * units + u) * width + j);
+                }
+            }
+        }
         const T* from = src + w.tap_offset[tap] + n0 * w.n_step;
         if (w.run_outer == 1) {
             pack_panel<Pairs>(from + k0 * w.run_step, w.run_step, w.n_step, end - k0, columns, out);
@@ -285,6 +320,41 @@ static void pack_weight(const WeightView& w, const PackPlan& plan, float* dst, i
     }
 }
 
+// Share `index` of `parts` of a float32 B in three parts. Returns whether these can stand for every column.
+template <class T>
+static bool pack_thirds(const WeightView& w, const PackPlan& plan, float* dst, int64_t parts, int64_t index) {
+    bool fit = true;
+#if DLPERF_ISA_LEVEL >= 4
+    const int64_t floats = packed_floats(w.taps, w.run(), 1, false, true) / Vec::W;
+    const Range mine = split(ceil_div(w.n, kPanel), parts, index);
+    for (int64_t panel = mine.begin; panel < mine.end; ++panel) {
+        const int64_t n0 = panel * kPanel, width = panel_width(w.n, n0);
+        WeightView part = w;
+        part.p = static_cast<const T*>(w.p) + n0 * w.n_step;
+        part.n = min64(kPanel, w.n - n0);
+        // The plain panel lies at the end of its place and is cut from its beginning on.
+        float *out = dst + n0 * floats, *plain = out + (floats - w.taps * w.run()) * width;
+        pack_plain<false, T>(part, plan, plain, 1, 0);
+        __m512i most[kPanel / Vec::W] = {};
+        for (int64_t tap = 0; tap < w.taps; ++tap) {
+            cut_panel(plain + tap * w.run() * width, width, w.run(), width,
+                      out + tap * steps_of(w.run()) * kTileUnits * kThirds * width, most);
+        }
+        for (const __m512i& m : most) fit &= !unfit(m);
+    }
+#endif
+    return fit;
+}
+
+// Share `index` of `parts` of the packing. Returns false where B has to be packed again, without tiles.
+template <bool Pairs, class T>
+static bool pack_weight(const WeightView& w, const PackPlan& plan, bool tiles, float* dst, int64_t parts,
+                        int64_t index) {
+    if (tiles && !Pairs) return pack_thirds<T>(w, plan, dst, parts, index);
+    pack_plain<Pairs, T>(w, plan, dst, parts, index);
+    return true;
+}
+
 // ---- Outer engine ----
 
 // One thread's region of C over [k_begin, k_end): rows x panels, small enough that its accumulators and packed A stay
@@ -293,11 +363,26 @@ struct Region {
     int64_t m_begin, m_end, panel_begin, panel_end, k_begin, k_end;
 };
 
-constexpr int64_t kOuterRows = 528, kOuterPanels = 512 / kPanel;
+constexpr int64_t kOuterRows = kTiles ? 480 : 528, kOuterPanels = 512 / kPanel;
 
 // Rows of a block where there are `rows`: blocks of about the same size.
 static inline int64_t outer_rows(int64_t rows, int64_t mr) {
     return round_up(ceil_div(max64(rows, 1), ceil_div(max64(rows, 1), kOuterRows)), mr);
+}
+
+// Rows that regions are multiples of.
+static inline int64_t outer_mr(bool tiles, int64_t plain) {
+    return tiles ? 2 * kTileRows : plain;
+}
+
+// Floats of the buffers for blocks of `rows`.
+static inline int64_t outer_a_floats(int64_t rows, bool pairs, bool tiles) {
+    const int64_t plain = rows * kBlocks.outer_depth;
+    return tiles && !pairs ? max64(plain, round_up(rows, 2 * kTileRows) * kThirdsDepth * kThirds / 2)
+                           : round_up(rows, tiles ? 2 * kTileRows : 1) * kBlocks.outer_depth;
+}
+static inline int64_t outer_b_floats(bool pairs, bool tiles) {
+    return kBlocks.outer_depth * kPanel + (tiles && !pairs ? kThirdsDepth * kPanel * kThirds / 2 : 0);
 }
 
 struct Placed {
@@ -311,14 +396,77 @@ static inline bool rows_in_place(int64_t columns, int64_t row_step) {
     return columns % Vec::W == 0 && row_step % 512 != 0;
 }
 
-// Accumulates the region into acc: panel by panel, kPanel x rows floats apart, each [rows][width].
-//   width_of(panel)                 its columns, in whole vectors
-//   pack_a(m0, m1, k0, k1, dst)     tiles of mr rows
-//   pack_b(panel, k0, k1, dst)      where the block's first row lies: dst, or B itself
-//   done(tile, m, panel)            fills in the epilogue of a tile's last block; not called unless `finish`
+#if DLPERF_ISA_LEVEL >= 4
+// run_outer on tiles. Returns false, with nothing to rely on, where float32's parts can't stand for the operands.
 template <class Width, class PackA, class PackB, class Done>
-static void run_outer(bool pairs, int mr, const Region& r, float* a_buffer, float* b_buffer, float* acc, bool finish,
-                      const Width& width_of, const PackA& pack_a, const PackB& pack_b, const Done& done) {
+static bool run_outer_tiles(bool pairs, const Region& r, float* a_buffer, float* b_buffer, float* acc, bool finish,
+                            const Width& width_of, const PackA& pack_a, const PackB& pack_b, const Done& done) {
+    const TileProducts& products = pairs ? tile_pairs : tile_thirds;
+    const int64_t depth = pairs ? kBlocks.outer_depth * 2 : kThirdsDepth, rows = r.m_end - r.m_begin;
+    const int64_t steps = max64(1, ceil_div(r.k_end - r.k_begin, depth)), parts = parts_of(pairs);
+    float* cut_b = b_buffer + kBlocks.outer_depth * kPanel;
+    for (int64_t step = 0; step < steps; ++step) {
+        const int64_t k0 = r.k_begin + step * depth, k1 = min64(r.k_end, k0 + depth), run = max64(0, k1 - k0);
+        const int64_t length = steps_of(run);
+        const bool last = finish && step == steps - 1;
+        if (run > 0 && !pack_a(r.m_begin, r.m_end, k0, k1, a_buffer, true)) return false;
+        for (int64_t panel = r.panel_begin; panel < r.panel_end; ++panel) {
+            const int64_t width = width_of(panel);
+            const float* b = b_buffer;
+            if (run > 0) {
+                const Placed placed = pack_b(panel, k0, k1, b_buffer);
+                if (pairs) {
+                    for (int64_t i = ceil_div(run, 2) * width; i < length * kTileUnits * width; i += Vec::W) {
+                        Vec::zero().store(b_buffer + i);
+                    }
+                } else {
+                    __m512i most[kPanel / Vec::W] = {};
+                    cut_panel(placed.first, placed.step, run, width, cut_b, most);
+                    for (const __m512i& m : most) {
+                        if (unfit(m)) return false;
+                    }
+                    b = cut_b;
+                }
+            }
+            TileScope scope;
+            float* panel_acc = acc + (panel - r.panel_begin) * kPanel * rows;
+            for (int64_t m = 0; m < rows; m += 2 * kTileRows) {
+                const int64_t height = min64(2 * kTileRows, rows - m), whole = height > kTileRows ? 2 : 1;
+                const char* a = reinterpret_cast<const char*>(a_buffer + m * length * kStepRun / 2 * parts);
+                // Tiles are whole: rows past the end go through a block of their own.
+                alignas(64) float local[2 * kTileRows * kPanel];
+                float* c = panel_acc + m * width;
+                const bool part = height < whole * kTileRows;
+                if (part && step > 0) std::memcpy(local, c, size_t(height * width) * 4);
+                products.of[whole - 1][width / 16 - 1](a, a + length * parts * kTileFloats * 4,
+                                                       reinterpret_cast<const char*>(b), length, part ? local : c,
+                                                       width, step == 0);
+                if (last) {
+                    TileCall t = {};
+                    t.acc = part ? local : c;
+                    done(t, r.m_begin + m, panel);
+                    finish_rows(t, int(height), width);
+                } else if (part) {
+                    std::memcpy(c, local, size_t(height * width) * 4);
+                }
+            }
+        }
+    }
+    return true;
+}
+#endif
+
+// Accumulates the region into acc: panel by panel, kPanel x rows floats apart, each [rows][width].
+//   width_of(panel)                      its columns, in whole vectors
+//   pack_a(m0, m1, k0, k1, dst, tiles)   tiles of mr rows, or AMX's; returns whether these serve
+//   pack_b(panel, k0, k1, dst)           where the block's first row lies: dst, or B itself
+//   done(tile, m, panel)                 fills in the epilogue of a tile's last block; not called unless `finish`
+template <class Width, class PackA, class PackB, class Done>
+static void run_outer(bool pairs, bool tiles, int mr, const Region& r, float* a_buffer, float* b_buffer, float* acc,
+                      bool finish, const Width& width_of, const PackA& pack_a, const PackB& pack_b, const Done& done) {
+#if DLPERF_ISA_LEVEL >= 4
+    if (tiles && run_outer_tiles(pairs, r, a_buffer, b_buffer, acc, finish, width_of, pack_a, pack_b, done)) return;
+#endif
     const MicroTable& micro = micro_table(pairs);
     const int64_t depth = kBlocks.outer_depth * (pairs ? 2 : 1), rows = r.m_end - r.m_begin;
     const int64_t steps = max64(1, ceil_div(r.k_end - r.k_begin, depth));
@@ -329,7 +477,7 @@ static void run_outer(bool pairs, int mr, const Region& r, float* a_buffer, floa
         t.units = max64(0, units_of(k1 - k0, pairs));
         t.first = step == 0;
         t.last = finish && step == steps - 1;
-        if (t.units > 0) pack_a(r.m_begin, r.m_end, k0, k1, a_buffer);
+        if (t.units > 0) pack_a(r.m_begin, r.m_end, k0, k1, a_buffer, false);
         for (int64_t panel = r.panel_begin; panel < r.panel_end; ++panel) {
             const int64_t width = width_of(panel);
             const int nv = int(width / Vec::W);

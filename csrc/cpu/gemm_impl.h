@@ -56,14 +56,14 @@ struct RowTables {
     float* acc;
 };
 
-static inline RowTables take_row_tables(Arena& arena, const GemmShape& s, int64_t rows) {
+static inline RowTables take_row_tables(Arena& arena, const GemmShape& s, int64_t rows, bool tiles) {
     RowTables t;
     t.rows = arena.take<const char*>(rows);
     t.out = arena.take<int64_t>(rows);
     t.residual = arena.take<int64_t>(rows);
     t.bias = arena.take<float>(rows);
     t.copied = arena.take<float>(copies_rows(s) ? rows * s.k : 0);
-    t.acc = arena.take<float>(rows * kAccColumns);
+    t.acc = arena.take<float>(engine_floats(rows, s.n, 1, s.k, uses_pairs(s.dtype), tiles));
     return t;
 }
 

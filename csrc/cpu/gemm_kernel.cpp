@@ -22,13 +22,18 @@ int64_t thread_rows(const GemmShape& s) {
     return min64(round_up(s.m, kBlocks.row_step), kBlocks.rows);
 }
 
-int64_t pack_floats(const GemmShape& s) {
-    return packed_floats(1, s.k, s.n, uses_pairs(s.dtype));
+// Whether a call that packs B itself, or packs it beforehand, does so for tiles.
+bool wants_tiles(const GemmShape& s, bool prepacked) {
+    return uses_tiles(uses_pairs(s.dtype), s.m * (prepacked ? s.batch : 1), s.n, s.k, prepacked);
+}
+
+int64_t pack_floats(const GemmShape& s, bool tiles) {
+    return packed_floats(1, s.k, s.n, uses_pairs(s.dtype), tiles);
 }
 
 // A small A under a wide B: each thread packs a panel, uses it while it is in L2, and packs the next over it.
-bool may_pack_by_panel(const GemmShape& s, int64_t threads) {
-    return s.m * row_bytes(s) <= 2 * kBlocks.a_bytes && !copies_rows(s) &&
+bool may_pack_by_panel(const GemmShape& s, int64_t threads, bool tiles) {
+    return !tiles && s.m * row_bytes(s) <= 2 * kBlocks.a_bytes && !copies_rows(s) &&
            (item_per_thread(s, threads) || ceil_div(s.n, kPanel) >= threads);
 }
 
@@ -40,15 +45,16 @@ struct RowWorkspace {
     int64_t panel_step;
 };
 
-RowWorkspace take_row_workspace(Arena& arena, const GemmShape& s, int64_t threads, Path path, bool prepacked) {
+RowWorkspace take_row_workspace(Arena& arena, const GemmShape& s, int64_t threads, Path path, bool prepacked,
+                                bool tiles) {
     const bool packs = path == Path::row && !prepacked, pairs = uses_pairs(s.dtype);
     RowWorkspace w;
     w.bias = arena.take<float>(padded_bias(s.n));
-    const bool alone = item_per_thread(s, threads), by_panel = packs && may_pack_by_panel(s, threads);
-    w.pack_step = packs && !(alone && by_panel) ? round_up(pack_floats(s), 16) : 0;
+    const bool alone = item_per_thread(s, threads), by_panel = packs && may_pack_by_panel(s, threads, tiles);
+    w.pack_step = packs && !(alone && by_panel) ? round_up(pack_floats(s, tiles), 16) : 0;
     w.pack = arena.take<float>(w.pack_step * (alone ? threads : 1));
     const bool panels = path == Path::in_place || by_panel;
-    w.panel_step = panels ? round_up(packed_floats(1, s.k, kPanel, pairs), 16) : 0;
+    w.panel_step = panels ? round_up(packed_floats(1, s.k, kPanel, pairs, false), 16) : 0;
     w.panel = arena.take<float>(w.panel_step * threads);
     return w;
 }
@@ -62,6 +68,7 @@ struct Share {
     const Epilogue& e;
     const float* bias_col;
     const RowTables& t;
+    bool tiles;
 
     int64_t end() const { return min64(panels.end * kPanel, s.n); }
 };
@@ -81,6 +88,7 @@ void run_share(const Share& w, const float* b, int64_t b_step, int64_t origin, i
     p.n = w.s.n - origin;
     p.epilogue = &e;
     p.from_last = w.s.from_last;
+    p.tiles = w.tiles;
     p.bias_col = w.bias_col ? w.bias_col + origin : nullptr;
     rows_of_thread(w.s, w.per_batch, w.batch, w.m, {n0 - origin, n1 - origin}, w.o, p, w.t);
 }
@@ -107,38 +115,44 @@ void run_in_place(const Share& w, const float* b, float* buffer) {
 
 void run_row_path(const GemmShape& s, int64_t per_batch, const Operands& o, Arena& arena, int64_t threads, Path path,
                   bool prepacked) {
-    const RowWorkspace w = take_row_workspace(arena, s, threads, path, prepacked);
+    const PackHead* head = prepacked ? reinterpret_cast<const PackHead*>(o.b) : nullptr;
+    const bool wanted = head ? head->tiles : path == Path::row && wants_tiles(s, false);
+    const RowWorkspace w = take_row_workspace(arena, s, threads, path, prepacked, wanted);
     const Epilogue e = epilogue_of(s, o);
     const bool bias_col = o.bias && !s.bias_per_row;
     if (bias_col) expand_bias(s.dtype, o.bias, s.n, w.bias);
     const int64_t used = arena.used, panels = ceil_div(s.n, kPanel);
     const bool alone = item_per_thread(s, threads);
+    const int64_t mr = row_mr(wanted);
+    bool unfit = false;  // where threads share B: it can't be packed for tiles
 
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
     {
         const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
         Arena mine = {arena.base, used};
         const int64_t rows = thread_rows(s), zero = 0;
-        for (int64_t i = 0; i < me; ++i) take_row_tables(mine, s, rows);
-        const RowTables t = take_row_tables(mine, s, rows);
-        const Grid grid = alone ? Grid{1, 1, 1} : row_grid(s.m, panels, row_bytes(s), s.k * kPanel * 4, team);
+        for (int64_t i = 0; i < me; ++i) take_row_tables(mine, s, rows, wanted);
+        const RowTables t = take_row_tables(mine, s, rows, wanted);
+        const Grid grid = alone ? Grid{1, 1, 1} : row_grid(s.m, panels, row_bytes(s), s.k * kPanel * 4, team, mr);
         const int64_t part = alone ? 0 : me;
         const bool works = part < grid.m * grid.n;
         const bool by_panel =
-            path == Path::row && !prepacked && may_pack_by_panel(s, threads) && (alone || grid.m == 1);
+            path == Path::row && !prepacked && may_pack_by_panel(s, threads, wanted) && (alone || grid.m == 1);
         const Range batch = alone ? split(s.batch, team, me) : Range{0, s.batch};
+        bool tiles = wanted;
         for (int64_t b = batch.begin; b < batch.end; ++b) {
             const char* b_item = o.b + b * s.b_batch * dtype_size(s.dtype);
-            const float* packed = reinterpret_cast<const float*>(o.b);
-            const Share share = {s,
-                                 per_batch,
-                                 b,
-                                 works ? split(s.m, grid.m, part / grid.n, kPanelMr) : Range{0, 0},
-                                 works ? split(panels, grid.n, part % grid.n) : Range{0, 0},
-                                 o,
-                                 e,
-                                 bias_col ? w.bias : nullptr,
-                                 t};
+            const float* packed = reinterpret_cast<const float*>(o.b) + kHeadFloats;
+            Share share = {s,
+                           per_batch,
+                           b,
+                           works ? split(s.m, grid.m, part / grid.n, mr) : Range{0, 0},
+                           works ? split(panels, grid.n, part % grid.n) : Range{0, 0},
+                           o,
+                           e,
+                           bias_col ? w.bias : nullptr,
+                           t,
+                           tiles};
             if (by_panel) {
                 DLPERF_PAIRS_SWITCH(s.dtype, run_by_panel<Pairs>(share, reinterpret_cast<const T*>(b_item),
                                                                  w.panel + me * w.panel_step))
@@ -155,11 +169,25 @@ void run_row_path(const GemmShape& s, int64_t per_batch, const Operands& o, Aren
                 if (!alone && b > batch.begin) {
 #pragma omp barrier
                 }
-                DLPERF_PAIRS_SWITCH(s.dtype, pack_weight<Pairs, T>(view, plan, pack, alone ? 1 : team, part))
-                packed = pack;
+                const int64_t parts = alone ? 1 : team;
+                bool fit = true;
+                DLPERF_PAIRS_SWITCH(s.dtype, fit = pack_weight<Pairs, T>(view, plan, tiles, pack, parts, part))
                 if (!alone) {
+                    if (!fit) {
+#pragma omp atomic write
+                        unfit = true;
+                    }
 #pragma omp barrier
+                    fit = !unfit;
                 }
+                if (!fit && tiles) {
+                    tiles = share.tiles = false;
+                    DLPERF_PAIRS_SWITCH(s.dtype, pack_weight<Pairs, T>(view, plan, false, pack, parts, part))
+                    if (!alone) {
+#pragma omp barrier
+                    }
+                }
+                packed = pack;
             }
             run_share(share, packed, 0, 0, share.panels.begin * kPanel, share.end());
         }
@@ -177,8 +205,9 @@ int64_t workspace_bytes(const GemmShape& shape, int64_t threads, bool prepacked)
     } else if (path == Path::outer) {
         take_gemm_outer(arena, s, threads);
     } else {
-        take_row_workspace(arena, s, threads, path, prepacked);
-        for (int64_t i = 0; i < threads; ++i) take_row_tables(arena, s, thread_rows(s));
+        const bool tiles = prepacked ? kTiles : path == Path::row && wants_tiles(s, false);
+        take_row_workspace(arena, s, threads, path, prepacked, tiles);
+        for (int64_t i = 0; i < threads; ++i) take_row_tables(arena, s, thread_rows(s), tiles);
     }
     return max64(arena.used, 64);
 }
@@ -200,17 +229,28 @@ void run(const GemmShape& shape, const void* a, const void* b, const void* bias,
 }
 
 int64_t pack_bytes(const GemmShape& s) {
-    return max64(64, pack_floats(s) * 4);
+    return int64_t(sizeof(PackHead)) + max64(64, pack_floats(s, wants_tiles(s, true)) * 4);
 }
 
 void pack_b(const GemmShape& s, const void* b, void* packed) {
     const int64_t zero = 0;
     const WeightView view = view_b(s, b, &zero);
     const PackPlan plan = plan_pack(view, uses_pairs(s.dtype), nullptr);
-#pragma omp parallel if (s.k * s.n > 1 << 15)
-    {
-        const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
-        DLPERF_PAIRS_SWITCH(s.dtype, pack_weight<Pairs, T>(view, plan, static_cast<float*>(packed), team, me))
+    PackHead* head = static_cast<PackHead*>(packed);
+    float* out = static_cast<float*>(packed) + kHeadFloats;
+    const auto pack = [&](bool tiles) {
+        bool fit = true;
+#pragma omp parallel if (s.k * s.n > 1 << 15) reduction(&& : fit)
+        {
+            const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
+            DLPERF_PAIRS_SWITCH(s.dtype, fit = pack_weight<Pairs, T>(view, plan, tiles, out, team, me))
+        }
+        return fit;
+    };
+    head->tiles = wants_tiles(s, true);
+    if (!pack(head->tiles)) {
+        head->tiles = false;
+        pack(false);
     }
 }
 

@@ -14,7 +14,7 @@
 
 namespace dlperf::DLPERF_ISA_NS {
 
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
 constexpr bool kNativeBf16 = true;
 #else
 constexpr bool kNativeBf16 = false;
@@ -30,7 +30,10 @@ struct BlockSizes {
     int64_t a_bytes;      // bytes of A that one row block may touch: its share of L2
 };
 
-#if DLPERF_ISA_LEVEL >= 2
+#if DLPERF_ISA_LEVEL >= 4
+// Panels as wide as a block of tiles (gemm_tiles.h).
+constexpr BlockSizes kBlocks = {2, {0, 12, 12, 0, 0}, 96, 512, 256, 288, 1 << 20};
+#elif DLPERF_ISA_LEVEL >= 2
 constexpr BlockSizes kBlocks = {4, {0, 12, 12, 8, 6}, 24, 384, 256, 120, 512 << 10};
 #elif DLPERF_ISA_LEVEL == 1
 constexpr BlockSizes kBlocks = {2, {0, 8, 6, 0, 0}, 24, 256, 256, 240, 256 << 10};

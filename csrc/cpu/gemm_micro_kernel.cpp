@@ -247,7 +247,10 @@ void finish_rows(const TileCall& t, int mr, int64_t acc_step) {
 #define TILES_12(U, NV, P) \
     TILES_8(U, NV, P), tile<U, 9, NV, P>, tile<U, 10, NV, P>, tile<U, 11, NV, P>, tile<U, 12, NV, P>
 
-#if DLPERF_ISA_LEVEL >= 2
+#if DLPERF_ISA_LEVEL >= 4
+#define WIDTHS(U, P) \
+    {}, {TILES_12(U, 1, P)}, {TILES_12(U, 2, P)}, {}, {}
+#elif DLPERF_ISA_LEVEL >= 2
 #define WIDTHS(U, P)                                                    \
     {}, {TILES_12(U, 1, P)}, {TILES_12(U, 2, P)}, {TILES_8(U, 3, P)}, { \
         TILES_6(U, 4, P)                                                \

@@ -7,16 +7,24 @@ namespace {
 
 constexpr double kReduceCost = 4;  // cycles per vector and part
 
+bool outer_tiles(const GemmShape& s) {
+    return uses_tiles(uses_pairs(s.dtype), s.m, s.n, s.k, false);
+}
+
+int64_t region_mr(const GemmShape& s) {
+    return outer_mr(outer_tiles(s), kPanelMr);
+}
+
 Grid outer_grid(const GemmShape& s, int64_t threads) {
     Grid best = {1, 1, 1};
     double best_cost = 1e300;
-    const int64_t tiles = ceil_div(s.m, kPanelMr), panels = ceil_div(s.n, kPanel),
+    const int64_t mr = region_mr(s), tiles = ceil_div(s.m, mr), panels = ceil_div(s.n, kPanel),
                   depths = ceil_div(s.k, kBlocks.outer_depth);
     for (int64_t k = 1; k <= threads; ++k) {
         if (k > 1 && (k > depths || s.m * s.n > 1 << 20)) break;
         for (int64_t n = 1; n <= threads / k && n <= panels; ++n) {
             const int64_t m = min64(threads / k / n, tiles);
-            const double rows = double(ceil_div(tiles, m) * kPanelMr), columns = double(ceil_div(panels, n) * kPanel);
+            const double rows = double(ceil_div(tiles, m) * mr), columns = double(ceil_div(panels, n) * kPanel);
             const double depth = double(ceil_div(depths, k) * kBlocks.outer_depth);
             const double passes = double(ceil_div(ceil_div(panels, n), kOuterPanels));
             double cost = rows * columns * depth / 32 + depth * (rows * passes * 0.25 + columns * 0.25);
@@ -41,13 +49,14 @@ struct OuterWorkspace {
 };
 
 OuterWorkspace take_outer(Arena& arena, const GemmShape& s, const Grid& g) {
-    const int64_t rows = round_up(ceil_div(s.m, g.m), kPanelMr) + kPanelMr;
+    const int64_t mr = region_mr(s), rows = round_up(ceil_div(s.m, g.m), mr) + mr;
+    const bool pairs = uses_pairs(s.dtype), tiles = outer_tiles(s);
     const int64_t panels = ceil_div(ceil_div(s.n, kPanel), g.n);
     const int64_t block_m = g.k > 1 ? rows : min64(rows, kOuterRows);
     const int64_t block_n = (g.k > 1 ? panels : min64(panels, kOuterPanels)) * kPanel;
     OuterWorkspace w;
-    w.a = arena.take<float>(block_m * kBlocks.outer_depth);
-    w.b = arena.take<float>(kBlocks.outer_depth * kPanel);
+    w.a = arena.take<float>(outer_a_floats(block_m, pairs, tiles));
+    w.b = arena.take<float>(outer_b_floats(pairs, tiles));
     w.acc = arena.take<float>(block_m * block_n);
     w.tables.out = arena.take<int64_t>(block_m);
     w.tables.residual = arena.take<int64_t>(block_m);
@@ -62,8 +71,13 @@ void outer_item(const GemmShape& s, int64_t batch, const Operands& o, const Epil
     const T* b = reinterpret_cast<const T*>(o.b) + batch * s.b_batch;
     const float* bias_row = s.bias_per_row && o.bias ? w.tables.bias : nullptr;
     const bool in_place = reads_in_place(s);
-    const auto pack_a = [&](int64_t m0, int64_t m1, int64_t k0, int64_t k1, float* dst) {
-        pack_tiles<Pairs>(a + m0 * s.a_row + k0 * s.a_col, s.a_row, s.a_col, k1 - k0, m1 - m0, kPanelMr, dst);
+    const auto pack_a = [&](int64_t m0, int64_t m1, int64_t k0, int64_t k1, float* dst, bool tiles) {
+        const T* from = a + m0 * s.a_row + k0 * s.a_col;
+#if DLPERF_ISA_LEVEL >= 4
+        if (tiles) return pack_turned<Pairs>(from, s.a_row, s.a_col, k1 - k0, m1 - m0, dst);
+#endif
+        pack_tiles<Pairs>(from, s.a_row, s.a_col, k1 - k0, m1 - m0, kPanelMr, dst);
+        return true;
     };
     const auto pack_b = [&](int64_t panel, int64_t k0, int64_t k1, float* dst) {
         const int64_t n0 = panel * kPanel;
@@ -87,7 +101,7 @@ void outer_item(const GemmShape& s, int64_t batch, const Operands& o, const Epil
         t.n_valid = int(min64(kPanel, s.n - n0));
     };
     if (finish) fill_offsets(s, s.m, batch, r.m_begin, r.m_end - r.m_begin, o.bias, w.tables);
-    run_outer(Pairs, kPanelMr, r, w.a, w.b, w.acc, finish, width_of, pack_a, pack_b, done);
+    run_outer(Pairs, outer_tiles(s), kPanelMr, r, w.a, w.b, w.acc, finish, width_of, pack_a, pack_b, done);
 }
 
 }  // namespace
@@ -112,7 +126,7 @@ void gemm_outer(const GemmShape& s, const Operands& o, Arena& arena, int64_t thr
             return take_outer(mine, s, grid);
         };
         const auto region_of = [&](int64_t part) {
-            const Range m = split(s.m, grid.m, part / grid.n % grid.m, kPanelMr);
+            const Range m = split(s.m, grid.m, part / grid.n % grid.m, region_mr(s));
             const Range n = split(panels, grid.n, part % grid.n);
             const Range k = split(s.k, grid.k, part / grid.n / grid.m, kBlocks.outer_depth);
             return Region{m.begin, m.end, n.begin, n.end, k.begin, k.end};
@@ -127,7 +141,7 @@ void gemm_outer(const GemmShape& s, const Operands& o, Arena& arena, int64_t thr
                                         outer_item<Pairs, T>(s, b, o, e, bias_col ? bias : nullptr, whole, false, w))
                     continue;
                 }
-                const int64_t rows = outer_rows(whole.m_end - whole.m_begin, kPanelMr);
+                const int64_t rows = outer_rows(whole.m_end - whole.m_begin, region_mr(s));
                 for (int64_t m = whole.m_begin; m < whole.m_end; m += rows) {
                     for (int64_t n = whole.panel_begin; n < whole.panel_end; n += kOuterPanels) {
                         const Region r = {m,

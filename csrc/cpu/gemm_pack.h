@@ -31,7 +31,7 @@ static inline int64_t panel_width(int64_t n, int64_t n0) {
 // Lanes of float; or, for pairs, of bfloat16 bits in the low half.
 template <bool Pairs, class T>
 static DLPERF_INLINE Vec load_lanes(const T* p, int64_t n) {
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
     if constexpr (Pairs) {
         const __m256i h = _mm256_maskz_loadu_epi16(n >= 16 ? __mmask16(0xffff) : Vec::first(int(n)), p);
         return {_mm512_castsi512_ps(_mm512_cvtepu16_epi32(h))};
@@ -42,7 +42,7 @@ static DLPERF_INLINE Vec load_lanes(const T* p, int64_t n) {
 
 // Units from two neighbours of the reduction: lanes of load_lanes<true>.
 static DLPERF_INLINE Vec join_pair(Vec low, Vec high) {
-#if DLPERF_ISA_LEVEL == 3
+#if DLPERF_ISA_LEVEL >= 3
     return {_mm512_castsi512_ps(
         _mm512_or_si512(_mm512_castps_si512(low.v), _mm512_slli_epi32(_mm512_castps_si512(high.v), 16)))};
 #else

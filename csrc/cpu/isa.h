@@ -8,9 +8,9 @@
 namespace dlperf {
 
 // Ordered: each level includes those before it.
-enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3 };
+enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3, avx512_amx = 4 };
 
-constexpr int kIsaCount = 4;
+constexpr int kIsaCount = 5;
 
 const char* isa_name(Isa isa);
 
@@ -40,10 +40,13 @@ bool isa_environment_ok();
     extern const Table name;              \
     }
 
-// The same for families that also gain from native bfloat16 dot products.
+// The same for families that also gain from native bfloat16 dot products, and from tiles of them (AMX).
 #define DLPERF_DECLARE_TABLE_BF16(Table, name) \
     DLPERF_DECLARE_TABLE(Table, name)          \
     namespace dlperf::avx512_bf16 {            \
+    extern const Table name;                   \
+    }                                          \
+    namespace dlperf::avx512_amx {             \
     extern const Table name;                   \
     }
 
@@ -52,5 +55,7 @@ bool isa_environment_ok();
      : ::dlperf::current_isa() >= ::dlperf::Isa::avx2 ? ::dlperf::avx2::name   \
                                                       : ::dlperf::scalar::name)
 
-#define DLPERF_DISPATCH_BF16(name) \
-    (::dlperf::current_isa() >= ::dlperf::Isa::avx512_bf16 ? ::dlperf::avx512_bf16::name : DLPERF_DISPATCH(name))
+#define DLPERF_DISPATCH_BF16(name)                                                         \
+    (::dlperf::current_isa() >= ::dlperf::Isa::avx512_amx    ? ::dlperf::avx512_amx::name  \
+     : ::dlperf::current_isa() >= ::dlperf::Isa::avx512_bf16 ? ::dlperf::avx512_bf16::name \
+                                                             : DLPERF_DISPATCH(name))

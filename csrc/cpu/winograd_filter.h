@@ -29,7 +29,7 @@ static inline Problem make_problem(const Conv2dShape& s, bool forward) {
                              forward ? s.pad_w : 2 - s.pad_w, p.dst_h, p.dst_w);
     p.padded_c = round_up(p.src_c, Vec::W);
     // One cache line over, so that the 36 streams of a transform don't meet in one set of the cache.
-    p.point_step = round_up(packed_floats(1, p.src_c, p.dst_c, false), 16) + 16;
+    p.point_step = round_up(packed_floats(1, p.src_c, p.dst_c, false, false), 16) + 16;
     return p;
 }
 

@@ -383,7 +383,7 @@ void run(const Conv2dShape& shape, bool forward, const void* src, const void* we
                 DLPERF_DTYPE_SWITCH(shape.dtype, pack_filters(p, static_cast<const T*>(weight), b.filters, team, me))
 #pragma omp barrier
             }
-            const Grid grid = row_grid(p.tiles.count, p.panels(), p.src_c * 4, p.src_c * kPanel * 4, team);
+            const Grid grid = row_grid(p.tiles.count, p.panels(), p.src_c * 4, p.src_c * kPanel * 4, team, kPanelMr);
             if (me < grid.m * grid.n) {
                 const Range tiles = split(p.tiles.count, grid.m, me / grid.n, kPanelMr);
                 const Range panels = split(p.panels(), grid.n, me % grid.n);

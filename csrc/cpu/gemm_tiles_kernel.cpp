@@ -1,0 +1,261 @@
+// Products on AMX's tiles, with A's rows in place: DLPERF_HAS_AVX512_BF16_VARIANT, though only AMX's has anything here.
+#include "cpu/gemm_engine.h"
+
+#if DLPERF_ISA_LEVEL >= 4
+
+namespace dlperf::DLPERF_ISA_NS {
+namespace {
+
+// ---- Blocks of 2 x 2 tiles ----
+
+// Tiles 0 to 3 are C's, 4 and 5 A's, 6 and 7 B's.
+template <int Rows, int Columns>
+DLPERF_INLINE void load_result(const float* c, int64_t bytes, int64_t lower) {
+    _tile_loadd(0, c, bytes);
+    if constexpr (Columns == 2) _tile_loadd(1, c + 16, bytes);
+    if constexpr (Rows == 2) _tile_loadd(2, c + lower, bytes);
+    if constexpr (Rows == 2 && Columns == 2) _tile_loadd(3, c + lower + 16, bytes);
+}
+
+template <int Rows, int Columns>
+DLPERF_INLINE void store_result(float* c, int64_t bytes, int64_t lower) {
+    _tile_stored(0, c, bytes);
+    if constexpr (Columns == 2) _tile_stored(1, c + 16, bytes);
+    if constexpr (Rows == 2) _tile_stored(2, c + lower, bytes);
+    if constexpr (Rows == 2 && Columns == 2) _tile_stored(3, c + lower + 16, bytes);
+}
+
+template <int Rows>
+DLPERF_INLINE void load_a(const char* a, const char* second) {
+    _tile_loadd(4, a, 64);
+    if constexpr (Rows == 2) _tile_loadd(5, second, 64);
+}
+
+template <int Columns>
+DLPERF_INLINE void load_b(const char* b) {
+    _tile_loadd(6, b, Columns * 64);
+    if constexpr (Columns == 2) _tile_loadd(7, b + 64, Columns * 64);
+}
+
+template <int Rows, int Columns>
+DLPERF_INLINE void multiply() {
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (Columns == 2) _tile_dpbf16ps(1, 4, 7);
+    if constexpr (Rows == 2) _tile_dpbf16ps(2, 5, 6);
+    if constexpr (Rows == 2 && Columns == 2) _tile_dpbf16ps(3, 5, 7);
+}
+
+template <bool Thirds, int Rows, int Columns>
+void tiles(const char* a, const char* second, const char* b, int64_t steps, float* c, int64_t c_step, bool first) {
+    constexpr int64_t kTile = kTileFloats * 4, kB = Columns * kTile, kParts = Thirds ? kThirds : 1;
+    const int64_t bytes = c_step * 4, lower = kTileRows * c_step;
+    if (first) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        load_result<Rows, Columns>(c, bytes, lower);
+    }
+    for (int64_t step = 0; step < steps; ++step, a += kParts * kTile, second += kParts * kTile, b += kParts * kB) {
+        if constexpr (Thirds) {
+            load_b<Columns>(b);
+            load_a<Rows>(a + 2 * kTile, second + 2 * kTile);
+            multiply<Rows, Columns>();
+            load_a<Rows>(a + kTile, second + kTile);
+            multiply<Rows, Columns>();
+            load_a<Rows>(a, second);
+            multiply<Rows, Columns>();
+            load_b<Columns>(b + kB);
+            multiply<Rows, Columns>();
+            load_a<Rows>(a + kTile, second + kTile);
+            multiply<Rows, Columns>();
+            load_a<Rows>(a, second);
+            load_b<Columns>(b + 2 * kB);
+            multiply<Rows, Columns>();
+        } else {
+            load_a<Rows>(a, second);
+            load_b<Columns>(b);
+            multiply<Rows, Columns>();
+        }
+    }
+    store_result<Rows, Columns>(c, bytes, lower);
+}
+
+// ---- A's rows as tiles ----
+
+constexpr int64_t kRowBytes = 64;  // of a tile
+
+// `count` elements, at most a step's, as one row of a tile.
+DLPERF_INLINE void put_pairs(const char* src, int64_t count, char* dst) {
+    const __mmask32 mask = count >= kStepRun ? 0xffffffffu : (1u << count) - 1;
+    _mm512_store_si512(dst, _mm512_maskz_loadu_epi16(mask, src));
+}
+
+DLPERF_INLINE __m512i put_thirds(const char* src, int64_t count, char* dst, __m512i most) {
+    const float* x = reinterpret_cast<const float*>(src);
+    const Vec a = load_some(x, count), b = count > Vec::W ? load_some(x + Vec::W, count - Vec::W) : Vec::zero();
+    const Parts p = cut(a, b);
+    for (int64_t i = 0; i < kThirds; ++i) _mm512_store_si512(dst + i * kTileFloats * 4, p.part[i]);
+    return largest(largest(most, a), b);
+}
+
+template <bool Thirds>
+void pack_rows(const Product& p, const RowBlock& block, int64_t tiles, int64_t begin, int64_t end, char* out,
+               float* most) {
+    constexpr int64_t kParts = Thirds ? kThirds : 1, kStepBytes = kStepRun * (Thirds ? 4 : 2);
+    const int64_t per_tap = steps_of(p.run), step_size = kParts * kTileFloats * 4;
+    for (int64_t tile = 0; tile < tiles; ++tile, out += (end - begin) * step_size) {
+        for (int64_t i = 0; i < kTileRows; ++i) {
+            const int64_t row = tile * kTileRows + i;
+            char* line = out + i * kRowBytes;
+            if (row < block.count) continue;
+            for (int64_t part = 0; part < (end - begin) * kParts; ++part, line += kTileFloats * 4) {
+                _mm512_store_si512(line, _mm512_setzero_si512());
+            }
+        }
+        const int64_t rows = max64(0, min64(kTileRows, block.count - tile * kTileRows));
+        for (int64_t step = begin; step < end;) {
+            const int64_t tap = step / per_tap, stop = min64(end, (tap + 1) * per_tap);
+            const char* const* pointers = block.rows + tap * block.rows_ld + tile * kTileRows;
+            for (int64_t i = 0; i < rows; ++i) {
+                const char* src = pointers[i] + p.a_offset + (step - tap * per_tap) * kStepBytes;
+                char* line = out + (step - begin) * step_size + i * kRowBytes;
+                int64_t left = p.run - (step - tap * per_tap) * kStepRun;
+                if constexpr (Thirds) {
+                    float* seen = most + (tile * kTileRows + i) * Vec::W;
+                    __m512i m = _mm512_load_si512(seen);
+                    for (int64_t s = step; s < stop; ++s, src += kStepBytes, line += step_size, left -= kStepRun) {
+                        m = put_thirds(src, left, line, m);
+                    }
+                    _mm512_store_si512(seen, m);
+                } else {
+                    for (int64_t s = step; s < stop; ++s, src += kStepBytes, line += step_size, left -= kStepRun) {
+                        put_pairs(src, left, line);
+                    }
+                }
+            }
+            step = stop;
+        }
+    }
+}
+
+// ---- Rows that float32's parts can't stand for ----
+
+bool unfit_rows(const float* most, int64_t rows) {
+    for (int64_t i = 0; i < rows; ++i) {
+        const uint32_t m = _mm512_reduce_max_epu32(_mm512_load_si512(most + i * Vec::W));
+        if (unfit(_mm512_set1_epi32(int(m)))) return true;
+    }
+    return false;
+}
+
+// c[rows][width] = rows of A by one panel, as floats.
+void multiply_plainly(const Product& p, const RowBlock& block, int64_t row, int64_t rows, const float* b, int64_t width,
+                      float* c) {
+    for (int64_t i = 0; i < rows * width; i += Vec::W) Vec::zero().store(c + i);
+    for (int64_t tap = 0; tap < p.taps; ++tap) {
+        for (int64_t k0 = 0; k0 < p.run; k0 += kStepRun, b += kThirds * kTileUnits * width) {
+            alignas(64) float step[kStepRun][kPanel];
+            for (int64_t u = 0; u < kTileUnits; ++u) {
+                for (int64_t j = 0; j < width; j += Vec::W) {
+                    Vec low, high;
+                    uncut(b + u * width + j, kTileUnits * width, low, high);
+                    low.store(&step[u][j]);
+                    high.store(&step[u + kTileUnits][j]);
+                }
+            }
+            for (int64_t i = 0; i < rows; ++i) {
+                const float* x =
+                    reinterpret_cast<const float*>(block.rows[tap * block.rows_ld + row + i] + p.a_offset) + k0;
+                for (int64_t k = 0; k < min64(kStepRun, p.run - k0); ++k) {
+                    const Vec a = Vec::set1(x[k]);
+                    for (int64_t j = 0; j < width; j += Vec::W) {
+                        fma(a, Vec::load(&step[k][j]), Vec::load(c + i * width + j)).store(c + i * width + j);
+                    }
+                }
+            }
+        }
+    }
+}
+
+// ---- The loop nest ----
+
+template <bool Thirds>
+void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end, float* scratch) {
+    constexpr int64_t kParts = Thirds ? kThirds : 1;
+    const int64_t steps = p.taps * steps_of(p.run);
+    const TileSizes z = tile_sizes(block.count, n_end - n_begin, p.taps, p.run, !Thirds);
+    char* a = reinterpret_cast<char*>(scratch);
+    float *most = scratch + z.a, *acc = most + z.most;
+    const int64_t all_steps = p.all_taps * steps_of(p.run);
+    const TileProducts& products = Thirds ? tile_thirds : tile_pairs;
+
+    TileCall t = {};
+    t.epilogue = p.epilogue;
+    t.bias_col = p.bias_col;
+    const auto finish = [&](float* c, int64_t width, int64_t row, int64_t n0) {
+        t.acc = c;
+        t.out_offset = block.out_offset + row;
+        t.residual_offset = block.residual_offset + row;
+        t.bias_row = block.bias_row ? block.bias_row + row : nullptr;
+        t.n0 = n0;
+        t.n_valid = int(min64(p.n - n0, kPanel));
+        finish_rows(t, int(min64(2 * kTileRows, block.count - row)), width);
+    };
+    const auto panel_of = [&](int64_t n0, int64_t width) {
+        return p.b + (n0 * all_steps + p.first_tap * steps_of(p.run) * width) * kTileUnits * kParts;
+    };
+
+    alignas(64) float local[2 * kTileRows * kPanel];
+    for (int64_t group = n_begin; group < n_end; group += kGroupColumns) {
+        const int64_t group_end = min64(n_end, group + kGroupColumns);
+        // Where everything is one chunk, the next group finds A packed.
+        const bool packs = z.chunks > 1 || group == n_begin;
+        for (int64_t i = 0; packs && i < z.most; i += Vec::W) Vec::zero().store(most + i);
+        for (int64_t chunk = 0; chunk < z.chunks; ++chunk) {
+            const int64_t begin = chunk * z.chunk, end = min64(steps, begin + z.chunk), length = max64(0, end - begin);
+            if (packs) pack_rows<Thirds>(p, block, z.tiles, begin, max64(begin, end), a, most);
+            TileScope scope;
+            for (int64_t n0 = group; n0 < group_end; n0 += kPanel) {
+                const int64_t width = panel_width(p.n, n0);
+                const char* b =
+                    reinterpret_cast<const char*>(panel_of(n0, width) + begin * kTileUnits * kParts * width);
+                const int columns = int(width / 16 - 1);
+                for (int64_t tile = 0; tile * kTileRows < block.count; tile += 2) {
+                    const int64_t row = tile * kTileRows;
+                    const int rows = block.count - row > kTileRows ? 1 : 0;
+                    float* c = z.chunks == 1 ? local : acc + (n0 - group) * z.tiles * kTileRows + row * kPanel;
+                    const char* first = a + tile * length * kParts * kTileFloats * 4;
+                    products.of[rows][columns](first, first + length * kParts * kTileFloats * 4, b, length, c, width,
+                                               chunk == 0);
+                    if (chunk == z.chunks - 1) finish(c, width, row, n0);
+                }
+            }
+        }
+        if (!Thirds) continue;
+        for (int64_t row = 0; row < block.count; row += 2 * kTileRows) {
+            const int64_t rows = min64(2 * kTileRows, block.count - row);
+            if (!unfit_rows(most + row * Vec::W, rows)) continue;
+            for (int64_t n0 = group; n0 < group_end; n0 += kPanel) {
+                const int64_t width = panel_width(p.n, n0);
+                multiply_plainly(p, block, row, rows, panel_of(n0, width), width, local);
+                finish(local, width, row, n0);
+            }
+        }
+    }
+}
+
+}  // namespace
+
+extern const TileProducts tile_pairs, tile_thirds;
+const TileProducts tile_pairs = {{{tiles<false, 1, 1>, tiles<false, 1, 2>}, {tiles<false, 2, 1>, tiles<false, 2, 2>}}};
+const TileProducts tile_thirds = {{{tiles<true, 1, 1>, tiles<true, 1, 2>}, {tiles<true, 2, 1>, tiles<true, 2, 2>}}};
+
+void run_row_tiles(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end, float* scratch) {
+    p.pairs ? run<false>(p, block, n_begin, n_end, scratch) : run<true>(p, block, n_begin, n_end, scratch);
+}
+
+}  // namespace dlperf::DLPERF_ISA_NS
+
+#endif
