@@ -438,14 +438,15 @@ static bool run_outer_tiles(bool pairs, const Region& r, float* a_buffer, float*
                 float* c = panel_acc + m * width;
                 const bool part = height < whole * kTileRows;
                 if (part && step > 0) std::memcpy(local, c, size_t(height * width) * 4);
-                products.of[whole - 1][width / 16 - 1](a, a + length * parts * kTileFloats * 4,
+                const int64_t step_bytes = parts * kTileFloats * 4;
+                products.of[whole - 1][width / 16 - 1]({a, length * step_bytes, 64, step_bytes},
                                                        reinterpret_cast<const char*>(b), length, part ? local : c,
                                                        width, step == 0);
                 if (last) {
                     TileCall t = {};
                     t.acc = part ? local : c;
                     done(t, r.m_begin + m, panel);
-                    finish_rows(t, int(height), width);
+                    finish_block(t, int(height), width);
                 } else if (part) {
                     std::memcpy(c, local, size_t(height * width) * 4);
                 }

@@ -226,15 +226,23 @@ static bool pack_turned(const T* src, int64_t m_step, int64_t k_step, int64_t de
     return !bad;
 }
 
-// C's 32 x `width` block, c_step floats from row to row, (+)= the tiles of A by one panel's steps.
-using TileProduct = void (*)(const char* a, const char* second, const char* b, int64_t steps, float* c, int64_t c_step,
-                             bool first);
+// Two tiles of A's rows, `second` bytes apart, over the steps of a chunk.
+struct TileOperand {
+    const char* first;
+    int64_t second, row, step;  // bytes to the second tile, to the next row, to the next step
+};
+
+// C's 32 x `width` block, c_step floats from row to row, (+)= two tiles of A by one panel's steps.
+using TileProduct = void (*)(const TileOperand& a, const char* b, int64_t steps, float* c, int64_t c_step, bool first);
 
 // [tiles of rows - 1][tiles of columns - 1]
 struct TileProducts {
     TileProduct of[2][2];
 };
 extern const TileProducts tile_pairs, tile_thirds;
+
+// finish_rows of a block of a panel's width.
+void finish_block(const TileCall& t, int rows, int64_t width);
 
 #endif
 

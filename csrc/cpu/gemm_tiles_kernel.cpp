@@ -1,4 +1,5 @@
 // Products on AMX's tiles, with A's rows in place: DLPERF_HAS_AVX512_BF16_VARIANT, though only AMX's has anything here.
+#include "cpu/activation_math.h"
 #include "cpu/gemm_engine.h"
 
 #if DLPERF_ISA_LEVEL >= 4
@@ -26,9 +27,9 @@ DLPERF_INLINE void store_result(float* c, int64_t bytes, int64_t lower) {
 }
 
 template <int Rows>
-DLPERF_INLINE void load_a(const char* a, const char* second) {
-    _tile_loadd(4, a, 64);
-    if constexpr (Rows == 2) _tile_loadd(5, second, 64);
+DLPERF_INLINE void load_a(const char* a, const char* second, int64_t row) {
+    _tile_loadd(4, a, row);
+    if constexpr (Rows == 2) _tile_loadd(5, second, row);
 }
 
 template <int Columns>
@@ -46,9 +47,10 @@ DLPERF_INLINE void multiply() {
 }
 
 template <bool Thirds, int Rows, int Columns>
-void tiles(const char* a, const char* second, const char* b, int64_t steps, float* c, int64_t c_step, bool first) {
+void tiles(const TileOperand& a, const char* b, int64_t steps, float* c, int64_t c_step, bool first) {
     constexpr int64_t kTile = kTileFloats * 4, kB = Columns * kTile, kParts = Thirds ? kThirds : 1;
-    const int64_t bytes = c_step * 4, lower = kTileRows * c_step;
+    const int64_t bytes = c_step * 4, lower = kTileRows * c_step, row = a.row;
+    const char *upper = a.first, *second = a.first + a.second;
     if (first) {
         _tile_zero(0);
         _tile_zero(1);
@@ -57,24 +59,24 @@ void tiles(const char* a, const char* second, const char* b, int64_t steps, floa
     } else {
         load_result<Rows, Columns>(c, bytes, lower);
     }
-    for (int64_t step = 0; step < steps; ++step, a += kParts * kTile, second += kParts * kTile, b += kParts * kB) {
+    for (int64_t step = 0; step < steps; ++step, upper += a.step, second += a.step, b += kParts * kB) {
         if constexpr (Thirds) {
             load_b<Columns>(b);
-            load_a<Rows>(a + 2 * kTile, second + 2 * kTile);
+            load_a<Rows>(upper + 2 * kTile, second + 2 * kTile, row);
             multiply<Rows, Columns>();
-            load_a<Rows>(a + kTile, second + kTile);
+            load_a<Rows>(upper + kTile, second + kTile, row);
             multiply<Rows, Columns>();
-            load_a<Rows>(a, second);
+            load_a<Rows>(upper, second, row);
             multiply<Rows, Columns>();
             load_b<Columns>(b + kB);
             multiply<Rows, Columns>();
-            load_a<Rows>(a + kTile, second + kTile);
+            load_a<Rows>(upper + kTile, second + kTile, row);
             multiply<Rows, Columns>();
-            load_a<Rows>(a, second);
+            load_a<Rows>(upper, second, row);
             load_b<Columns>(b + 2 * kB);
             multiply<Rows, Columns>();
         } else {
-            load_a<Rows>(a, second);
+            load_a<Rows>(upper, second, row);
             load_b<Columns>(b);
             multiply<Rows, Columns>();
         }
@@ -101,11 +103,12 @@ DLPERF_INLINE __m512i put_thirds(const char* src, int64_t count, char* dst, __m5
 }
 
 template <bool Thirds>
-void pack_rows(const Product& p, const RowBlock& block, int64_t tiles, int64_t begin, int64_t end, char* out,
-               float* most) {
+void pack_rows(const Product& p, const RowBlock& block, int64_t first, int64_t tiles, int64_t begin, int64_t end,
+               char* out, float* most) {
     constexpr int64_t kParts = Thirds ? kThirds : 1, kStepBytes = kStepRun * (Thirds ? 4 : 2);
     const int64_t per_tap = steps_of(p.run), step_size = kParts * kTileFloats * 4;
-    for (int64_t tile = 0; tile < tiles; ++tile, out += (end - begin) * step_size) {
+    out += first * (end - begin) * step_size;
+    for (int64_t tile = first; tile < tiles; ++tile, out += (end - begin) * step_size) {
         for (int64_t i = 0; i < kTileRows; ++i) {
             const int64_t row = tile * kTileRows + i;
             char* line = out + i * kRowBytes;
@@ -179,7 +182,95 @@ void multiply_plainly(const Product& p, const RowBlock& block, int64_t row, int6
     }
 }
 
+// ---- The epilogue ----
+
+DLPERF_INLINE void store_both(float* y, Vec low, Vec high) {
+    low.store(y);
+    high.store(y + Vec::W);
+}
+
+// Rounded as Vec::store does, both at once.
+DLPERF_INLINE void store_both(bf16_t* y, Vec low, Vec high) {
+    const auto round = [](Vec x) {
+        const __m512i bits = _mm512_castps_si512(x.v);
+        const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+        const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        return _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), bits,
+                                    _mm512_set1_epi32(0x400000));
+    };
+    alignas(64) static constexpr uint16_t kHigh[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                       33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    _mm512_storeu_si512(y, _mm512_permutex2var_epi16(round(low), _mm512_load_si512(kHigh), round(high)));
+}
+
+// A block of whole panels whose epilogue is a scale, a bias, a residual and perhaps a ReLU.
+template <class T, bool Residual, bool Relu>
+void finish_whole(const TileCall& t, int rows) {
+    const Epilogue& e = *t.epilogue;
+    const Vec alpha = Vec::set1(e.alpha), beta = Vec::set1(e.beta);
+    const Vec low_bias = t.bias_col ? Vec::load(t.bias_col + t.n0) : Vec::zero();
+    const Vec high_bias = t.bias_col ? Vec::load(t.bias_col + t.n0 + Vec::W) : Vec::zero();
+    T* y = static_cast<T*>(e.out) + t.n0;
+    const T* r = static_cast<const T*>(e.residual) + t.n0;
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; ++i) {
+        Vec low = fma(Vec::load(t.acc + i * kPanel), alpha, low_bias);
+        Vec high = fma(Vec::load(t.acc + i * kPanel + Vec::W), alpha, high_bias);
+        if constexpr (Residual) {
+            low = fma(beta, Vec::load(r + t.residual_offset[i]), low);
+            high = fma(beta, Vec::load(r + t.residual_offset[i] + Vec::W), high);
+        }
+        if constexpr (Relu) {
+            low = activate<Act::relu>(low, 0.0f);
+            high = activate<Act::relu>(high, 0.0f);
+        }
+        store_both(y + t.out_offset[i], low, high);
+    }
+}
+
+template <class T>
+void finish_whole_as(const TileCall& t, int rows) {
+    const bool relu = t.epilogue->act == Act::relu;
+    if (t.epilogue->residual) {
+        relu ? finish_whole<T, true, true>(t, rows) : finish_whole<T, true, false>(t, rows);
+    } else {
+        relu ? finish_whole<T, false, true>(t, rows) : finish_whole<T, false, false>(t, rows);
+    }
+}
+
+}  // namespace
+
+void finish_block(const TileCall& t, int rows, int64_t width) {
+    const Epilogue& e = *t.epilogue;
+    const bool whole = width == kPanel && t.n_valid == kPanel && (!e.residual || e.residual_col == 1) &&
+                       (e.act == Act::none || e.act == Act::relu) && !t.bias_row;
+    if (whole && e.dtype == DType::f32) return finish_whole_as<float>(t, rows);
+    if (whole && e.dtype == DType::bf16) return finish_whole_as<bf16_t>(t, rows);
+    finish_rows(t, rows, width);
+}
+
+namespace {
+
 // ---- The loop nest ----
+
+// A block whose products are made and whose epilogue waits until those of the next are under way.
+struct Pending {
+    const float* c = nullptr;
+    int64_t width, row, n0;
+};
+
+// A's rows as they lie: bfloat16 in whole steps, one distance apart, under so few panels that copying them would take
+// as long as multiplying.
+constexpr int64_t kPanelsInPlace = 4;
+
+int64_t row_distance(const Product& p, const RowBlock& block, int64_t columns) {
+    if (p.taps != 1 || p.run % kStepRun != 0 || columns > kPanelsInPlace * kPanel || block.count < 2) return 0;
+    const int64_t distance = block.rows[1] - block.rows[0];
+    for (int64_t i = 2; i < block.count; ++i) {
+        if (block.rows[i] - block.rows[i - 1] != distance) return 0;
+    }
+    return distance;
+}
 
 template <bool Thirds>
 void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end, float* scratch) {
@@ -194,20 +285,27 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
     TileCall t = {};
     t.epilogue = p.epilogue;
     t.bias_col = p.bias_col;
-    const auto finish = [&](float* c, int64_t width, int64_t row, int64_t n0) {
-        t.acc = c;
+    const auto finish = [&](const float* c, int64_t width, int64_t row, int64_t n0) {
+        t.acc = const_cast<float*>(c);
         t.out_offset = block.out_offset + row;
         t.residual_offset = block.residual_offset + row;
         t.bias_row = block.bias_row ? block.bias_row + row : nullptr;
         t.n0 = n0;
         t.n_valid = int(min64(p.n - n0, kPanel));
-        finish_rows(t, int(min64(2 * kTileRows, block.count - row)), width);
+        finish_block(t, int(min64(2 * kTileRows, block.count - row)), width);
     };
     const auto panel_of = [&](int64_t n0, int64_t width) {
         return p.b + (n0 * all_steps + p.first_tap * steps_of(p.run) * width) * kTileUnits * kParts;
     };
 
-    alignas(64) float local[2 * kTileRows * kPanel];
+    alignas(64) float local[2][2 * kTileRows * kPanel];
+    Pending pending;
+    int turn = 0;
+    const auto finish_pending = [&] {
+        if (pending.c) finish(pending.c, pending.width, pending.row, pending.n0);
+        pending.c = nullptr;
+    };
+    const int64_t distance = Thirds ? 0 : row_distance(p, block, n_end - n_begin);
     for (int64_t group = n_begin; group < n_end; group += kGroupColumns) {
         const int64_t group_end = min64(n_end, group + kGroupColumns);
         // Where everything is one chunk, the next group finds A packed.
@@ -215,7 +313,9 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
         for (int64_t i = 0; packs && i < z.most; i += Vec::W) Vec::zero().store(most + i);
         for (int64_t chunk = 0; chunk < z.chunks; ++chunk) {
             const int64_t begin = chunk * z.chunk, end = min64(steps, begin + z.chunk), length = max64(0, end - begin);
-            if (packs) pack_rows<Thirds>(p, block, z.tiles, begin, max64(begin, end), a, most);
+            // The last tiles are packed where rows are missing.
+            const int64_t in_place = distance ? block.count / (2 * kTileRows) * 2 : 0;
+            if (packs) pack_rows<Thirds>(p, block, in_place, z.tiles, begin, max64(begin, end), a, most);
             TileScope scope;
             for (int64_t n0 = group; n0 < group_end; n0 += kPanel) {
                 const int64_t width = panel_width(p.n, n0);
@@ -225,13 +325,19 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
                 for (int64_t tile = 0; tile * kTileRows < block.count; tile += 2) {
                     const int64_t row = tile * kTileRows;
                     const int rows = block.count - row > kTileRows ? 1 : 0;
-                    float* c = z.chunks == 1 ? local : acc + (n0 - group) * z.tiles * kTileRows + row * kPanel;
-                    const char* first = a + tile * length * kParts * kTileFloats * 4;
-                    products.of[rows][columns](first, first + length * kParts * kTileFloats * 4, b, length, c, width,
-                                               chunk == 0);
-                    if (chunk == z.chunks - 1) finish(c, width, row, n0);
+                    float* c =
+                        z.chunks == 1 ? local[turn ^= 1] : acc + (n0 - group) * z.tiles * kTileRows + row * kPanel;
+                    constexpr int64_t kStepBytes = kParts * kTileFloats * 4;
+                    TileOperand rows_of_a = {a + tile * length * kStepBytes, length * kStepBytes, 64, kStepBytes};
+                    if (tile < in_place) {
+                        rows_of_a = {block.rows[row] + p.a_offset + begin * 64, kTileRows * distance, distance, 64};
+                    }
+                    products.of[rows][columns](rows_of_a, b, length, c, width, chunk == 0);
+                    finish_pending();
+                    if (chunk == z.chunks - 1) pending = {c, width, row, n0};
                 }
             }
+            finish_pending();
         }
         if (!Thirds) continue;
         for (int64_t row = 0; row < block.count; row += 2 * kTileRows) {
@@ -239,8 +345,8 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
             if (!unfit_rows(most + row * Vec::W, rows)) continue;
             for (int64_t n0 = group; n0 < group_end; n0 += kPanel) {
                 const int64_t width = panel_width(p.n, n0);
-                multiply_plainly(p, block, row, rows, panel_of(n0, width), width, local);
-                finish(local, width, row, n0);
+                multiply_plainly(p, block, row, rows, panel_of(n0, width), width, local[0]);
+                finish(local[0], width, row, n0);
             }
         }
     }
