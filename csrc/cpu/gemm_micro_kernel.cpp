@@ -1,6 +1,7 @@
 // The register tiles themselves: DLPERF_HAS_AVX512_BF16_VARIANT adds those on pairs of bfloat16.
 #include "cpu/activation_math.h"
 #include "cpu/gemm_micro.h"
+#include "cpu/normal_tail.h"
 
 namespace dlperf::DLPERF_ISA_NS {
 namespace {
@@ -200,6 +201,13 @@ void tile(const TileCall& t) {
     }
 }
 
+// activate for results of T.
+template <Act A, class T>
+DLPERF_INLINE Vec activate_to(Vec x, float param) {
+    if constexpr (A == Act::gelu && sizeof(T) == 2) return x * brief_normal_cdf(x);
+    return activate<A>(x, param);
+}
+
 template <Act A, class T>
 void finish(const TileCall& t, int mr, int64_t acc_step) {
     const Epilogue& e = *t.epilogue;
@@ -224,7 +232,7 @@ void finish(const TileCall& t, int mr, int64_t acc_step) {
                 }
                 v = fma(beta, x, v);
             }
-            store_some(y + j, activate<A>(v, e.act_param), t.n_valid - j);
+            store_some(y + j, activate_to<A, T>(v, e.act_param), t.n_valid - j);
         }
     }
 }

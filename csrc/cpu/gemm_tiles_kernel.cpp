@@ -305,6 +305,19 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
         if (pending.c) finish(pending.c, pending.width, pending.row, pending.n0);
         pending.c = nullptr;
     };
+    // Asks for the lines that a block's results go to, and those of its residual, while its products are made.
+    const auto fetch = [&](int64_t row, int64_t n0) {
+        const Epilogue& e = *p.epilogue;
+        const int64_t size = dtype_size(e.dtype), bytes = min64(p.n - n0, kPanel) * size;
+        const int64_t rows = min64(2 * kTileRows, block.count - row);
+        for (int64_t i = row; i < row + rows; ++i) {
+            const char* y = static_cast<const char*>(e.out) + (block.out_offset[i] + n0) * size;
+            for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(y + at, 1, 2);
+            if (!e.residual || e.residual_col != 1) continue;
+            const char* r = static_cast<const char*>(e.residual) + (block.residual_offset[i] + n0) * size;
+            for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(r + at, 0, 2);
+        }
+    };
     const int64_t distance = Thirds ? 0 : row_distance(p, block, n_end - n_begin);
     for (int64_t group = n_begin; group < n_end; group += kGroupColumns) {
         const int64_t group_end = min64(n_end, group + kGroupColumns);
@@ -332,6 +345,7 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
                     if (tile < in_place) {
                         rows_of_a = {block.rows[row] + p.a_offset + begin * 64, kTileRows * distance, distance, 64};
                     }
+                    if (chunk == z.chunks - 1) fetch(row, n0);
                     products.of[rows][columns](rows_of_a, b, length, c, width, chunk == 0);
                     finish_pending();
                     if (chunk == z.chunks - 1) pending = {c, width, row, n0};
