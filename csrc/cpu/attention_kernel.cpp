@@ -2,7 +2,7 @@
 // DLPERF_HAS_AVX512_BF16_VARIANT: there, products of bfloat16 are of pairs, with the probabilities rounded to bfloat16.
 #include <cmath>
 
-#include "cpu/attention_softmax.h"
+#include "cpu/attention_tiles.h"
 #include "cpu/parallel.h"
 
 namespace dlperf::DLPERF_ISA_NS {
@@ -12,6 +12,13 @@ namespace attention {
 int64_t backward_bytes(const AttentionGradShape&, int threads);
 void backward(const AttentionGradShape&, const AttentionTensors&, const void* out, const float* stats,
               const void* d_out, void* dq, void* dk, void* dv, float* d_scores, void* workspace, int threads);
+
+#if DLPERF_ISA_LEVEL >= 4
+// Defined in attention_tiles_kernel.cpp. False where the inputs' magnitudes don't allow it: nothing is computed then.
+int64_t tiles_forward_bytes(const AttentionShape&, int threads);
+bool tiles_forward(const AttentionShape&, const AttentionTensors&, void* out, float* stats, void* workspace,
+                   int threads);
+#endif
 
 namespace {
 
@@ -37,7 +44,11 @@ Layout layout(const AttentionShape& s, int threads) {
 
 int64_t forward_bytes(const AttentionShape& s, int threads) {
     const Layout l = layout(s, threads);
-    return 4 * (l.packs * (l.k_size + l.v_size) + threads * l.scratch);
+    int64_t bytes = 4 * (l.packs * (l.k_size + l.v_size) + threads * l.scratch);
+#if DLPERF_ISA_LEVEL >= 4
+    if (uses_tiles(s)) bytes = max64(bytes, tiles_forward_bytes(s, threads));
+#endif
+    return bytes;
 }
 
 template <class T>
@@ -179,6 +190,9 @@ struct Forward {
 
 void forward(const AttentionShape& s, const AttentionTensors& t, void* out, float* stats, void* workspace,
              int threads) {
+#if DLPERF_ISA_LEVEL >= 4
+    if (uses_tiles(s) && tiles_forward(s, t, out, stats, workspace, threads)) return;
+#endif
     const Layout l = layout(s, threads);
     float* packs = static_cast<float*>(workspace);
     float* scratches = packs + l.packs * (l.k_size + l.v_size);
