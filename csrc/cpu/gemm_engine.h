@@ -439,8 +439,8 @@ static bool run_outer_tiles(bool pairs, const Region& r, float* a_buffer, float*
                 const bool part = height < whole * kTileRows;
                 if (part && step > 0) std::memcpy(local, c, size_t(height * width) * 4);
                 const int64_t step_bytes = parts * kTileFloats * 4;
-                products.of[whole - 1][width / 16 - 1]({a, length * step_bytes, 64, step_bytes},
-                                                       reinterpret_cast<const char*>(b), length, part ? local : c,
+                const TileOperand operand = {a, a + length * step_bytes, 64, step_bytes, length};
+                products.of[whole - 1][width / 16 - 1](&operand, 1, reinterpret_cast<const char*>(b), part ? local : c,
                                                        width, step == 0);
                 if (last) {
                     TileCall t = {};

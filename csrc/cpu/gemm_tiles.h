@@ -54,12 +54,19 @@ static inline int64_t steps_of(int64_t run) {
     return ceil_div(run, kStepRun);
 }
 
+// Two tiles of A over so many steps of the reduction. `row` and `step` are bytes to the next row and the next step.
+struct TileOperand {
+    const char *upper, *lower;
+    int64_t row, step, steps;
+};
+
 struct TileSizes {
     int64_t tiles;          // of 16 rows, an even number
     int64_t chunk, chunks;  // steps of a chunk, and how many there are
     int64_t a, most, acc;   // floats
+    int64_t operands;
 
-    int64_t floats() const { return a + most + acc; }
+    int64_t floats() const { return a + most + acc + operands; }
 };
 
 // What `rows` by `columns` need between the steps: no less than fewer rows, columns or taps do.
@@ -74,6 +81,7 @@ static inline TileSizes tile_sizes(int64_t rows, int64_t columns, int64_t taps, 
     z.a = max64(z.a, min64(z.tiles * steps * parts * kTileFloats, kAPackBytes / 4));
     z.most = pairs ? 0 : z.tiles * kTileRows * Vec::W;
     z.acc = z.chunks > 1 ? z.tiles * kTileRows * min64(round_up(columns, kPanel), kGroupColumns) : 0;
+    z.operands = z.tiles / 2 * ((taps + 1) * int64_t(sizeof(TileOperand)) + 8) / 4;
     return z;
 }
 
@@ -226,14 +234,9 @@ static bool pack_turned(const T* src, int64_t m_step, int64_t k_step, int64_t de
     return !bad;
 }
 
-// Two tiles of A's rows, `second` bytes apart, over the steps of a chunk.
-struct TileOperand {
-    const char* first;
-    int64_t second, row, step;  // bytes to the second tile, to the next row, to the next step
-};
-
-// C's 32 x `width` block, c_step floats from row to row, (+)= two tiles of A by one panel's steps.
-using TileProduct = void (*)(const TileOperand& a, const char* b, int64_t steps, float* c, int64_t c_step, bool first);
+// C's 32 x `width` block, c_step floats from row to row, (+)= A's operands, one after the other, by one panel's steps.
+using TileProduct = void (*)(const TileOperand* a, int64_t operands, const char* b, float* c, int64_t c_step,
+                             bool first);
 
 // [tiles of rows - 1][tiles of columns - 1]
 struct TileProducts {

@@ -47,10 +47,9 @@ DLPERF_INLINE void multiply() {
 }
 
 template <bool Thirds, int Rows, int Columns>
-void tiles(const TileOperand& a, const char* b, int64_t steps, float* c, int64_t c_step, bool first) {
+void tiles(const TileOperand* a, int64_t operands, const char* b, float* c, int64_t c_step, bool first) {
     constexpr int64_t kTile = kTileFloats * 4, kB = Columns * kTile, kParts = Thirds ? kThirds : 1;
-    const int64_t bytes = c_step * 4, lower = kTileRows * c_step, row = a.row;
-    const char *upper = a.first, *second = a.first + a.second;
+    const int64_t bytes = c_step * 4, lower = kTileRows * c_step;
     if (first) {
         _tile_zero(0);
         _tile_zero(1);
@@ -59,26 +58,30 @@ void tiles(const TileOperand& a, const char* b, int64_t steps, float* c, int64_t
     } else {
         load_result<Rows, Columns>(c, bytes, lower);
     }
-    for (int64_t step = 0; step < steps; ++step, upper += a.step, second += a.step, b += kParts * kB) {
-        if constexpr (Thirds) {
-            load_b<Columns>(b);
-            load_a<Rows>(upper + 2 * kTile, second + 2 * kTile, row);
-            multiply<Rows, Columns>();
-            load_a<Rows>(upper + kTile, second + kTile, row);
-            multiply<Rows, Columns>();
-            load_a<Rows>(upper, second, row);
-            multiply<Rows, Columns>();
-            load_b<Columns>(b + kB);
-            multiply<Rows, Columns>();
-            load_a<Rows>(upper + kTile, second + kTile, row);
-            multiply<Rows, Columns>();
-            load_a<Rows>(upper, second, row);
-            load_b<Columns>(b + 2 * kB);
-            multiply<Rows, Columns>();
-        } else {
-            load_a<Rows>(upper, second, row);
-            load_b<Columns>(b);
-            multiply<Rows, Columns>();
+    for (const TileOperand* end = a + operands; a < end; ++a) {
+        const char *upper = a->upper, *second = a->lower;
+        const int64_t row = a->row, step = a->step;
+        for (int64_t i = 0; i < a->steps; ++i, upper += step, second += step, b += kParts * kB) {
+            if constexpr (Thirds) {
+                load_b<Columns>(b);
+                load_a<Rows>(upper + 2 * kTile, second + 2 * kTile, row);
+                multiply<Rows, Columns>();
+                load_a<Rows>(upper + kTile, second + kTile, row);
+                multiply<Rows, Columns>();
+                load_a<Rows>(upper, second, row);
+                multiply<Rows, Columns>();
+                load_b<Columns>(b + kB);
+                multiply<Rows, Columns>();
+                load_a<Rows>(upper + kTile, second + kTile, row);
+                multiply<Rows, Columns>();
+                load_a<Rows>(upper, second, row);
+                load_b<Columns>(b + 2 * kB);
+                multiply<Rows, Columns>();
+            } else {
+                load_a<Rows>(upper, second, row);
+                load_b<Columns>(b);
+                multiply<Rows, Columns>();
+            }
         }
     }
     store_result<Rows, Columns>(c, bytes, lower);
@@ -102,45 +105,81 @@ DLPERF_INLINE __m512i put_thirds(const char* src, int64_t count, char* dst, __m5
     return largest(largest(most, a), b);
 }
 
+// One tile's steps of one tap, from the tap's step `begin` on: the tile's rows in place, zero below them.
 template <bool Thirds>
-void pack_rows(const Product& p, const RowBlock& block, int64_t first, int64_t tiles, int64_t begin, int64_t end,
-               char* out, float* most) {
+void pack_tile(const Product& p, const char* const* rows, int64_t count, int64_t begin, int64_t steps, char* out,
+               float* most) {
     constexpr int64_t kParts = Thirds ? kThirds : 1, kStepBytes = kStepRun * (Thirds ? 4 : 2);
-    const int64_t per_tap = steps_of(p.run), step_size = kParts * kTileFloats * 4;
-    out += first * (end - begin) * step_size;
-    for (int64_t tile = first; tile < tiles; ++tile, out += (end - begin) * step_size) {
-        for (int64_t i = 0; i < kTileRows; ++i) {
-            const int64_t row = tile * kTileRows + i;
-            char* line = out + i * kRowBytes;
-            if (row < block.count) continue;
-            for (int64_t part = 0; part < (end - begin) * kParts; ++part, line += kTileFloats * 4) {
+    constexpr int64_t kStepSize = kParts * kTileFloats * 4;
+    for (int64_t i = 0; i < kTileRows; ++i, out += kRowBytes) {
+        char* line = out;
+        if (i >= count) {
+            for (int64_t part = 0; part < steps * kParts; ++part, line += kTileFloats * 4) {
                 _mm512_store_si512(line, _mm512_setzero_si512());
             }
+            continue;
         }
-        const int64_t rows = max64(0, min64(kTileRows, block.count - tile * kTileRows));
-        for (int64_t step = begin; step < end;) {
-            const int64_t tap = step / per_tap, stop = min64(end, (tap + 1) * per_tap);
-            const char* const* pointers = block.rows + tap * block.rows_ld + tile * kTileRows;
-            for (int64_t i = 0; i < rows; ++i) {
-                const char* src = pointers[i] + p.a_offset + (step - tap * per_tap) * kStepBytes;
-                char* line = out + (step - begin) * step_size + i * kRowBytes;
-                int64_t left = p.run - (step - tap * per_tap) * kStepRun;
-                if constexpr (Thirds) {
-                    float* seen = most + (tile * kTileRows + i) * Vec::W;
-                    __m512i m = _mm512_load_si512(seen);
-                    for (int64_t s = step; s < stop; ++s, src += kStepBytes, line += step_size, left -= kStepRun) {
-                        m = put_thirds(src, left, line, m);
-                    }
-                    _mm512_store_si512(seen, m);
-                } else {
-                    for (int64_t s = step; s < stop; ++s, src += kStepBytes, line += step_size, left -= kStepRun) {
-                        put_pairs(src, left, line);
-                    }
-                }
+        const char* src = rows[i] + p.a_offset + begin * kStepBytes;
+        int64_t left = p.run - begin * kStepRun;
+        if constexpr (Thirds) {
+            float* seen = most + i * Vec::W;
+            __m512i m = _mm512_load_si512(seen);
+            for (int64_t s = 0; s < steps; ++s, src += kStepBytes, line += kStepSize, left -= kStepRun) {
+                m = put_thirds(src, left, line, m);
             }
-            step = stop;
+            _mm512_store_si512(seen, m);
+        } else {
+            for (int64_t s = 0; s < steps; ++s, src += kStepBytes, line += kStepSize, left -= kStepRun) {
+                put_pairs(src, left, line);
+            }
         }
     }
+}
+
+// Rows that lie one distance apart are read in place. Under many panels of one tap a copy pays: it is read often, and
+// its lines are neighbours.
+constexpr int64_t kPanelsInPlace = 4;
+
+bool evenly_apart(const char* const* rows, int64_t count, int64_t distance) {
+    bool even = true;
+    for (int64_t i = 1; i < count; ++i) even &= rows[i] - rows[i - 1] == distance;
+    return even;
+}
+
+// Two tiles of rows from `row` on over steps [begin, end), as operands; returns how many. Packs at `out` what is not
+// read in place, the tiles `tile_size` bytes apart.
+template <bool Thirds>
+int64_t place_rows(const Product& p, const RowBlock& block, int64_t row, int64_t begin, int64_t end, bool in_place,
+                   char* out, int64_t tile_size, float* most, TileOperand* operands) {
+    constexpr int64_t kStepSize = (Thirds ? kThirds : 1) * kTileFloats * 4;
+    const int64_t per_tap = steps_of(p.run), count = min64(2 * kTileRows, block.count - row);
+    const bool whole = count % kTileRows == 0;
+    TileOperand *const made = operands, *last = nullptr;
+    for (int64_t step = begin; step < end;) {
+        const int64_t tap = step / per_tap, first = step - tap * per_tap, stop = min64(end, (tap + 1) * per_tap);
+        const char* const* rows = block.rows + tap * block.rows_ld + row;
+        const int64_t steps = stop - step, distance = whole ? rows[1] - rows[0] : 0;
+        step = stop;
+        if (!Thirds && in_place && whole && evenly_apart(rows, count, distance)) {
+            const char* upper = rows[0] + p.a_offset + first * kRowBytes;
+            *operands++ = {upper, upper + kTileRows * distance, distance, kRowBytes, steps};
+            last = nullptr;
+            continue;
+        }
+        char* to = out + (stop - steps - begin) * kStepSize;
+        pack_tile<Thirds>(p, rows, min64(count, kTileRows), first, steps, to, most);
+        if (count > kTileRows) {
+            pack_tile<Thirds>(p, rows + kTileRows, count - kTileRows, first, steps, to + tile_size,
+                              most + kTileRows * Vec::W);
+        }
+        if (last) {
+            last->steps += steps;
+        } else {
+            last = operands++;
+            *last = {to, to + tile_size, kRowBytes, kStepSize, steps};
+        }
+    }
+    return operands - made;
 }
 
 // ---- Rows that float32's parts can't stand for ----
@@ -189,18 +228,9 @@ DLPERF_INLINE void store_both(float* y, Vec low, Vec high) {
     high.store(y + Vec::W);
 }
 
-// Rounded as Vec::store does, both at once.
+// Denormals become zero, as they do in the tiles' sums.
 DLPERF_INLINE void store_both(bf16_t* y, Vec low, Vec high) {
-    const auto round = [](Vec x) {
-        const __m512i bits = _mm512_castps_si512(x.v);
-        const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-        const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-        return _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), bits,
-                                    _mm512_set1_epi32(0x400000));
-    };
-    alignas(64) static constexpr uint16_t kHigh[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
-                                                       33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-    _mm512_storeu_si512(y, _mm512_permutex2var_epi16(round(low), _mm512_load_si512(kHigh), round(high)));
+    _mm512_storeu_si512(y, (__m512i)_mm512_cvtne2ps_pbh(high.v, low.v));
 }
 
 // A block of whole panels whose epilogue is a scale, a bias, a residual and perhaps a ReLU.
@@ -259,19 +289,6 @@ struct Pending {
     int64_t width, row, n0;
 };
 
-// A's rows as they lie: bfloat16 in whole steps, one distance apart, under so few panels that copying them would take
-// as long as multiplying.
-constexpr int64_t kPanelsInPlace = 4;
-
-int64_t row_distance(const Product& p, const RowBlock& block, int64_t columns) {
-    if (p.taps != 1 || p.run % kStepRun != 0 || columns > kPanelsInPlace * kPanel || block.count < 2) return 0;
-    const int64_t distance = block.rows[1] - block.rows[0];
-    for (int64_t i = 2; i < block.count; ++i) {
-        if (block.rows[i] - block.rows[i - 1] != distance) return 0;
-    }
-    return distance;
-}
-
 template <bool Thirds>
 void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end, float* scratch) {
     constexpr int64_t kParts = Thirds ? kThirds : 1;
@@ -279,6 +296,8 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
     const TileSizes z = tile_sizes(block.count, n_end - n_begin, p.taps, p.run, !Thirds);
     char* a = reinterpret_cast<char*>(scratch);
     float *most = scratch + z.a, *acc = most + z.most;
+    TileOperand* operands = reinterpret_cast<TileOperand*>(acc + z.acc);
+    int64_t* counts = reinterpret_cast<int64_t*>(operands + z.tiles / 2 * (p.taps + 1));
     const int64_t all_steps = p.all_taps * steps_of(p.run);
     const TileProducts& products = Thirds ? tile_thirds : tile_pairs;
 
@@ -318,7 +337,7 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
             for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(r + at, 0, 2);
         }
     };
-    const int64_t distance = Thirds ? 0 : row_distance(p, block, n_end - n_begin);
+    const bool in_place = p.run % kStepRun == 0 && (p.taps > 1 || n_end - n_begin <= kPanelsInPlace * kPanel);
     for (int64_t group = n_begin; group < n_end; group += kGroupColumns) {
         const int64_t group_end = min64(n_end, group + kGroupColumns);
         // Where everything is one chunk, the next group finds A packed.
@@ -326,9 +345,13 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
         for (int64_t i = 0; packs && i < z.most; i += Vec::W) Vec::zero().store(most + i);
         for (int64_t chunk = 0; chunk < z.chunks; ++chunk) {
             const int64_t begin = chunk * z.chunk, end = min64(steps, begin + z.chunk), length = max64(0, end - begin);
-            // The last tiles are packed where rows are missing.
-            const int64_t in_place = distance ? block.count / (2 * kTileRows) * 2 : 0;
-            if (packs) pack_rows<Thirds>(p, block, in_place, z.tiles, begin, max64(begin, end), a, most);
+            const int64_t tile_size = length * kParts * kTileFloats * 4;
+            for (int64_t row = 0; packs && row < block.count; row += 2 * kTileRows) {
+                const int64_t pair = row / (2 * kTileRows);
+                counts[pair] =
+                    place_rows<Thirds>(p, block, row, begin, begin + length, in_place, a + 2 * pair * tile_size,
+                                       tile_size, most + row * Vec::W, operands + pair * (p.taps + 1));
+            }
             TileScope scope;
             for (int64_t n0 = group; n0 < group_end; n0 += kPanel) {
                 const int64_t width = panel_width(p.n, n0);
@@ -340,13 +363,9 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
                     const int rows = block.count - row > kTileRows ? 1 : 0;
                     float* c =
                         z.chunks == 1 ? local[turn ^= 1] : acc + (n0 - group) * z.tiles * kTileRows + row * kPanel;
-                    constexpr int64_t kStepBytes = kParts * kTileFloats * 4;
-                    TileOperand rows_of_a = {a + tile * length * kStepBytes, length * kStepBytes, 64, kStepBytes};
-                    if (tile < in_place) {
-                        rows_of_a = {block.rows[row] + p.a_offset + begin * 64, kTileRows * distance, distance, 64};
-                    }
                     if (chunk == z.chunks - 1) fetch(row, n0);
-                    products.of[rows][columns](rows_of_a, b, length, c, width, chunk == 0);
+                    products.of[rows][columns](operands + tile / 2 * (p.taps + 1), counts[tile / 2], b, c, width,
+                                               chunk == 0);
                     finish_pending();
                     if (chunk == z.chunks - 1) pending = {c, width, row, n0};
                 }
