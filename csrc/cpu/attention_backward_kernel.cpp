@@ -2,47 +2,36 @@
 //
 // DLPERF_HAS_AVX512_BF16_VARIANT: there, products of bfloat16 are of pairs, with P and its gradient rounded to
 // bfloat16, and `scale` is left to their results.
-//
-// A task is one key-value head and every `chunks`-th of its key blocks; it owns those rows of dK and dV. dQ is summed
-// in float32 per task and the tasks' parts are added in order, so results do not depend on timing.
-#include "cpu/attention_softmax.h"
-#include "cpu/parallel.h"
+#include "cpu/attention_backward.h"
+#include "cpu/attention_tiles.h"
 
 namespace dlperf::DLPERF_ISA_NS::attention {
 
+#if DLPERF_ISA_LEVEL >= 4
+// Defined in attention_tiles_backward_kernel.cpp. False where the magnitudes don't allow it: nothing is computed then.
+int64_t tiles_backward_floats(const AttentionGradShape&, int threads);
+bool tiles_backward(const AttentionGradShape&, const AttentionTensors&, const void* out, const float* stats,
+                    const void* d_out, void* dq, void* dk, void* dv, float* d_scores, void* workspace, int threads);
+#endif
+
 namespace {
 
-struct Layout {
-    int64_t heads, group, blocks, chunks, tasks;
+struct Layout : BackwardTasks {
     int64_t e_step, v_step;
-    int64_t delta, dq, scratch;  // floats: of all rows, of one task's dQ, of one thread
-    int64_t dq_parts;            // one per thread where a task has a whole head, else one per task
+    int64_t dq, scratch;  // floats: of one task's dQ, of one thread
+
+    Layout(const AttentionShape&, int threads);
+    int64_t floats(int threads) const { return delta + dq_parts * dq + threads * scratch; }
 };
 
-Layout layout(const AttentionShape& s, int threads) {
-    Layout l;
-    l.heads = s.batch * s.kv_heads;
-    l.group = s.kv_heads ? s.heads / s.kv_heads : 0;
-    l.blocks = (s.sk + kKeys - 1) / kKeys;
-    // Few heads: their keys are split until the tasks fill the threads evenly.
-    l.chunks = 1;
-    while (l.chunks < l.blocks && l.chunks < threads) {
-        const int64_t tasks = l.heads * l.chunks, rounds = (tasks + threads - 1) / threads;
-        if (tasks * 8 >= rounds * threads * 7) break;
-        ++l.chunks;
-    }
-    l.tasks = l.heads * l.chunks;
-    l.e_step = round_up(s.e, Vec::W);
-    l.v_step = round_up(s.ev, Vec::W);
-    l.delta = round_up(s.batch * s.heads * s.sq, 16);
-    l.dq = round_up(l.group * s.sq * l.e_step, 16);
-    l.dq_parts = l.chunks == 1 ? threads : l.tasks;
+Layout::Layout(const AttentionShape& s, int threads) : BackwardTasks(s, threads) {
+    e_step = round_up(s.e, Vec::W);
+    v_step = round_up(s.ev, Vec::W);
+    dq = round_up(group * s.sq * e_step, 16);
     // Kt, Vt, K, dK, dV of a key block; Q, dO, P, dS of a query block, and pairs of rows of Q, dO, dS; a row of the
     // mask and one of dropout.
-    l.scratch =
-        kKeys * (round_up(s.e, 16) + round_up(s.ev, 16) + 2 * l.e_step + l.v_step) + 6 * kQueries * kLd + 2 * kKeys;
-    l.scratch = round_up(l.scratch, 16);
-    return l;
+    scratch = kKeys * (round_up(s.e, 16) + round_up(s.ev, 16) + 2 * e_step + v_step) + 6 * kQueries * kLd + 2 * kKeys;
+    scratch = round_up(scratch, 16);
 }
 
 template <class T>
@@ -59,20 +48,6 @@ struct Backward {
     Layout l;
     Dropout dropout;
     float *delta, *dq_parts, *scratches;
-
-    // delta = rowsum(dO * O)
-    void rows_delta(int64_t begin, int64_t end) const {
-        for (int64_t r = begin; r < end; ++r) {
-            const int64_t bh = r / s.sq, q = r % s.sq, b = bh / s.heads, h = bh % s.heads;
-            const T* o = out + b * s.out[0] + h * s.out[1] + q * s.out[2];
-            const T* d = d_out + b * g.d_out[0] + h * g.d_out[1] + q * g.d_out[2];
-            Vec sum = Vec::zero();
-            for (int64_t i = 0; i < s.ev; i += Vec::W) {
-                sum = fma(load_some(o + i, s.ev - i), load_some(d + i, s.ev - i), sum);
-            }
-            delta[r] = sum.sum();
-        }
-    }
 
     // All of one task's key blocks; dq_acc [group][Sq][e_step].
     void task(int64_t head, int64_t chunk, float* dq_acc, float* scratch) const {
@@ -194,43 +169,18 @@ struct Backward {
                                   true);
     }
 
-    // dQ of rows of one key-value head's group: the chunks' parts in order.
-    void store_dq(int64_t head, int64_t begin, int64_t end, const float* parts) const {
-        const int64_t b = head / s.kv_heads, kv = head % s.kv_heads;
-        const Vec factor = Vec::set1(result_scale());
-        for (int64_t r = begin; r < end; ++r) {
-            const float* part = parts + r * l.e_step;
-            T* to = dq + b * g.dq[0] + (kv * l.group + r / s.sq) * g.dq[1] + r % s.sq * g.dq[2];
-            for (int64_t i = 0; i < s.e; i += Vec::W) {
-                Vec sum = Vec::load(part + i);
-                for (int64_t c = 1; c < l.chunks; ++c) sum = sum + Vec::load(part + c * l.dq + i);
-                store_some(to + i, factor * sum, s.e - i);
-            }
-        }
-    }
-
     void run(int threads) const {
 #pragma omp parallel num_threads(threads)
         {
             const int me = omp_get_thread_num();
             float* scratch = scratches + me * l.scratch;
-            const Range mine = split(s.batch * s.heads * s.sq, omp_get_num_threads(), me);
-            rows_delta(mine.begin, mine.end);
-#pragma omp barrier
-            if (l.chunks == 1) {
-#pragma omp for schedule(dynamic)
-                for (int64_t head = 0; head < l.heads; ++head) {
-                    task(head, 0, dq_parts + me * l.dq, scratch);
-                    store_dq(head, 0, l.group * s.sq, dq_parts + me * l.dq);
-                }
-            } else {
-#pragma omp for schedule(dynamic)
-                for (int64_t i = 0; i < l.tasks; ++i) task(i / l.chunks, i % l.chunks, dq_parts + i * l.dq, scratch);
-                for (int64_t head = 0; head < l.heads; ++head) {
-                    const Range rows = split(l.group * s.sq, omp_get_num_threads(), me);
-                    store_dq(head, rows.begin, rows.end, dq_parts + head * l.chunks * l.dq);
-                }
-            }
+            run_tasks(
+                l, s, me, dq_parts, l.dq,
+                [&](int64_t begin, int64_t end) { rows_delta(g, out, d_out, begin, end, delta); },
+                [&](int64_t head, int64_t chunk, float* part) { task(head, chunk, part, scratch); },
+                [&](int64_t head, int64_t begin, int64_t end, const float* parts) {
+                    store_dq(g, head, begin, end, parts, l.chunks, l.dq, s.sq * l.e_step, l.e_step, result_scale(), dq);
+                });
         }
     }
 };
@@ -238,14 +188,20 @@ struct Backward {
 }  // namespace
 
 int64_t backward_bytes(const AttentionGradShape& g, int threads) {
-    const Layout l = layout(g.forward, threads);
-    return 4 * (l.delta + l.dq_parts * l.dq + threads * l.scratch);
+    int64_t floats = Layout(g.forward, threads).floats(threads);
+#if DLPERF_ISA_LEVEL >= 4
+    if (uses_tiles(g.forward)) floats = max64(floats, tiles_backward_floats(g, threads));
+#endif
+    return 4 * floats;
 }
 
 void backward(const AttentionGradShape& g, const AttentionTensors& t, const void* out, const float* stats,
               const void* d_out, void* dq, void* dk, void* dv, float* d_scores, void* workspace, int threads) {
     const AttentionShape& s = g.forward;
-    const Layout l = layout(s, threads);
+#if DLPERF_ISA_LEVEL >= 4
+    if (uses_tiles(s) && tiles_backward(g, t, out, stats, d_out, dq, dk, dv, d_scores, workspace, threads)) return;
+#endif
+    const Layout l(s, threads);
     float* delta = static_cast<float*>(workspace);
     float *dq_parts = delta + l.delta, *scratches = dq_parts + l.dq_parts * l.dq;
     DLPERF_DTYPE_SWITCH(s.dtype, Backward<T>{g, s, t, static_cast<const T*>(out), static_cast<const T*>(d_out), stats,

@@ -121,18 +121,20 @@ static void tile_product(int64_t rows, int64_t vecs, int64_t steps, const float*
 
 // ---- Packing ----
 
-// What was seen of an operand: largest magnitudes by lane.
+// What was seen of operands: largest magnitudes by lane.
 struct Seen {
     __m512i most = _mm512_setzero_si512();
 
     DLPERF_INLINE void add(Vec x) { most = largest(most, x); }
-    // A part of some element overflows, or the element is no number.
-    DLPERF_INLINE bool too_large() const {
-        return _mm512_cmpge_epu32_mask(most, _mm512_castps_si512(_mm512_set1_ps(kMostMagnitude)));
+    // Of a factor, too small a row or column won't do either: it counts as too large.
+    DLPERF_INLINE void add_factor(const Seen& row) {
+        const __m512i least_factor = _mm512_castps_si512(_mm512_set1_ps(kLeastFactor));
+        const Mask small = _mm512_cmplt_epu32_mask(row.most, least_factor) & _mm512_test_epi32_mask(row.most, row.most);
+        most = _mm512_max_epu32(most, _mm512_mask_set1_epi32(row.most, small, -1));
     }
-    DLPERF_INLINE bool too_small() const {
-        return _mm512_cmplt_epu32_mask(most, _mm512_castps_si512(_mm512_set1_ps(kLeastFactor))) &
-               _mm512_test_epi32_mask(most, most);
+    // A part of some element overflows, or the element is no number.
+    DLPERF_INLINE bool unfit() const {
+        return _mm512_cmpge_epu32_mask(most, _mm512_castps_si512(_mm512_set1_ps(kMostMagnitude)));
     }
 };
 
@@ -228,15 +230,60 @@ static void pack_straight(const T* src, int64_t src_step, int64_t n, int64_t wid
                         _mm512_storeu_si512(dst + (i * kTileUnits + u) * dst_step + d, cuts.part[i]);
                     }
                 }
-                // One number for both: a column that is too small for its factor counts as too large.
-                if (column.too_small()) column.most = _mm512_set1_epi32(-1);
-                seen.most = _mm512_max_epu32(seen.most, column.most);
+                seen.add_factor(column);
             }
         } else {
             pack_value_pairs(rows, src_step, there, width, dst, dst_step);
             for (int64_t u = (there + 1) / 2; u < kTileUnits; ++u) {
                 for (int64_t d = 0; d < width; d += Vec::W) Vec::zero().store(dst + u * dst_step + d);
             }
+        }
+    }
+}
+
+// Two rows of a step, units of B: neighbours in bfloat16, else u and u + 16.
+template <bool Thirds>
+static DLPERF_INLINE void put_unit(Vec a, Vec b, float* dst, int64_t dst_step) {
+    if constexpr (Thirds) {
+        const Parts p = cut(a, b);
+        for (int64_t i = 0; i < kThirds; ++i) _mm512_storeu_si512(dst + i * kTileUnits * dst_step, p.part[i]);
+    } else {
+        const __m256i low = (__m256i)_mm512_cvtneps_pbh(a.v), high = (__m256i)_mm512_cvtneps_pbh(b.v);
+        join_pair({_mm512_castsi512_ps(_mm512_cvtepu16_epi32(low))}, {_mm512_castsi512_ps(_mm512_cvtepu16_epi32(high))})
+            .store(dst);
+    }
+}
+
+// A from the transpose of src[n][width]: dst[round_up(width, 16)][dst_step], whole steps, zero beyond n and width.
+template <bool Thirds, class T>
+static void pack_rows_turned(const T* src, int64_t src_step, int64_t n, int64_t width, float* dst, int64_t dst_step,
+                             Seen& seen) {
+    constexpr int64_t parts = Thirds ? kThirds : 1;
+    for (int64_t k = 0; k < n; k += kStepRun, dst += parts * kTileUnits) {
+        const int64_t there = n - k;
+        for (int64_t d = 0; d < width; d += Vec::W) {
+            const auto load = [&](int64_t i) {
+                return i < there ? load_lanes<!Thirds>(src + (k + i) * src_step + d, width - d) : Vec::zero();
+            };
+            Vec r[parts][Vec::W];
+            Seen row;
+#pragma GCC unroll 16
+            for (int u = 0; u < Vec::W; ++u) {
+                if constexpr (Thirds) {
+                    const Vec a = load(u), b = load(u + kTileUnits);
+                    const Parts p = cut(a, b);
+                    row.add(a), row.add(b);
+                    for (int64_t i = 0; i < parts; ++i) r[i][u] = {_mm512_castsi512_ps(p.part[i])};
+                } else {
+                    r[0][u] = join_pair(load(2 * u), load(2 * u + 1));
+                }
+            }
+            for (int64_t i = 0; i < parts; ++i) {
+                attention::transpose(r[i]);
+#pragma GCC unroll 16
+                for (int j = 0; j < Vec::W; ++j) r[i][j].store(dst + (d + j) * dst_step + i * kTileUnits);
+            }
+            if constexpr (Thirds) seen.add_factor(row);
         }
     }
 }

@@ -59,7 +59,7 @@ struct TileForward {
     float* values_of(int64_t pack) const { return keys_of(pack) + l.k_size; }
 
     void check(const Seen& seen) const {
-        if (thirds && seen.too_large()) __atomic_store_n(unfit, true, __ATOMIC_RELAXED);
+        if (thirds && seen.unfit()) __atomic_store_n(unfit, true, __ATOMIC_RELAXED);
     }
     bool gives_up() const { return thirds && __atomic_load_n(unfit, __ATOMIC_RELAXED); }
 
