@@ -182,10 +182,10 @@ def opening_notes(options: suites.Options, described: dict) -> list[str]:
         notes.append(f"Weights: the checkpoint {Path(options.checkpoint).name}.")
     elif set(options.suites) & set(suites.CASES):
         notes.append("Weights: random (--checkpoint PATH loads real ones). Speed does not depend on them.")
-    if described["amx"] and described["device"] == "cpu":
+    if described["isa"] == "avx512_amx" and described["device"] == "cpu":
         notes.append(
-            "This processor has AMX, which torch uses for bfloat16 and dlperf does not: the bfloat16 ceiling is that "
-            "of AVX-512, and torch's bfloat16 rows may pass it."
+            "This processor has AMX. The float32 ceiling is that of multiply-adds: products of float32 in three parts "
+            "of bfloat16 may pass it."
         )
     if options.quick:
         notes.append(

@@ -217,7 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("check", help="every operator and gradient against float64, on this machine")
     command.add_argument("--backend", choices=("cpu", "triton", "cuda", "reference"), help="default: the device's own")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    command.add_argument("--isa", nargs="+", default=[], metavar="ISA", help="scalar avx2 avx512 avx512_bf16, or all")
+    command.add_argument(
+        "--isa", nargs="+", default=[], metavar="ISA", help="scalar avx2 avx512 avx512_bf16 avx512_amx, or all"
+    )
     command.add_argument("--family", nargs="+", default=[], metavar="NAME", help="only these families")
     command.add_argument(
         "--record",
