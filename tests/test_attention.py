@@ -151,6 +151,71 @@ def test_nan_and_infinity_as_torchs(value, where, isa):
     torch.testing.assert_close(scaled_dot_product_attention(q, k, v), theirs, equal_nan=True)
 
 
+def _gradients(q, k, v, g, scale, causal=False, dropout=None):
+    out, stats = attention(q, k, v, None, dropout, causal, scale, 0.3 if dropout is not None else 0.0)
+    p = 0.0 if dropout is None else 0.3
+    return out, *attention_bwd(g, q, k, v, None, dropout, out, stats, causal, scale, p, False)[:3]
+
+
+# Tiles of 16 rows by 16 columns, steps of 32 elements, slabs of 32 queries, blocks of 96 queries and of 256 keys.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "sq, sk, e, ev",
+    [(31, 33, 31, 17), (33, 31, 33, 15), (97, 65, 20, 12), (113, 257, 65, 40), (200, 300, 128, 64), (5, 40, 24, 16)],
+)
+@pytest.mark.parametrize("causal", [False, True])
+def test_sizes_around_tiles(sq, sk, e, ev, causal, dtype, kernels):
+    q, k, v = (t.to(dtype) for t in _qkv(1, 2, sq, sk, e, ev, dtype=torch.float32))
+    k, v = k[:, :1], v[:, :1]
+    g = torch.randn(1, 2, sq, ev).to(dtype)
+    rng = torch.tensor([11, 12])
+    for dropout in (None, rng):
+        ours = _gradients(q, k, v, g, 0.2, causal, dropout)
+        with dlperf.backend("reference"):
+            truth = _gradients(*(t.double() for t in (q, k, v, g)), 0.2, causal, dropout)
+            theirs = _gradients(q, k, v, g, 0.2, causal, dropout)
+        for a, true, baseline in zip(ours, truth, theirs, strict=True):
+            assert_matches(a, true, baseline=baseline, reduction=2 * sk + 2 * sq)
+
+
+# Where float32 can't be cut into parts of bfloat16 (gemm_tiles.h): too large, no number, all of a factor too small.
+@pytest.mark.parametrize("where", ["query", "key", "value", "gradient"])
+@pytest.mark.parametrize("value", [2.0**61, math.inf, math.nan, 1e-40])
+def test_magnitudes_beyond_parts(value, where, isa):
+    q, k, v = _qkv(1, 2, 40, 70, 32, dtype=torch.float32)
+    g = torch.randn_like(q)
+    {"query": q, "key": k, "value": v, "gradient": g}[where][0, 1, 3, 2] = value
+    ours = _gradients(q, k, v, g, 0.25)
+    truth = [t.double().requires_grad_() for t in (q, k, v)]
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        out = torchs(*truth, scale=0.25)
+    if where != "gradient":
+        torch.testing.assert_close(ours[0], out.float(), equal_nan=True)
+    if where == "key" and value == 2.0**61:  # its gradients are dS's rounding errors times that
+        assert all(bool(t.isfinite().all()) for t in ours)
+    elif math.isfinite(value):
+        for a, b in zip(ours[1:], torch.autograd.grad(out, truth, g.double()), strict=True):
+            assert_matches(a, b, reduction=400)
+    else:
+        cpu.C.set_isa_cap("scalar")
+        for a, b in zip(ours[1:], _gradients(q, k, v, g, 0.25)[1:], strict=True):
+            torch.testing.assert_close(a, b, equal_nan=True, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("magnitude", [1e-36, 1e-32, 1e-28, 1e-20, 1e17])
+@pytest.mark.parametrize("where", ["value", "gradient"])
+def test_small_and_large_factors(magnitude, where, isa):
+    q, k, v = _qkv(1, 1, 40, 70, 32, dtype=torch.float32)
+    g = torch.randn_like(q)
+    {"value": v, "gradient": g}[where].mul_(magnitude)
+    ours = _gradients(q, k, v, g, 0.25)
+    doubles = [t.double().requires_grad_() for t in (q, k, v)]
+    truth = torchs(*doubles, scale=0.25)
+    assert_matches(ours[0], truth, reduction=400)
+    for a, b in zip(ours[1:], torch.autograd.grad(truth, doubles, g.double()), strict=True):
+        assert_matches(a, b, reduction=800)
+
+
 def test_large_scores_do_not_overflow(isa):
     q, k, v = _qkv(sq=20, sk=300, e=8, dtype=torch.float32, grad=True)
     out = scaled_dot_product_attention(q * 1e3, k * 1e2, v)

@@ -132,6 +132,7 @@ struct Seen {
         const Mask small = _mm512_cmplt_epu32_mask(row.most, least_factor) & _mm512_test_epi32_mask(row.most, row.most);
         most = _mm512_max_epu32(most, _mm512_mask_set1_epi32(row.most, small, -1));
     }
+    DLPERF_INLINE Seen together() const { return {_mm512_set1_epi32(int(_mm512_reduce_max_epu32(most)))}; }
     // A part of some element overflows, or the element is no number.
     DLPERF_INLINE bool unfit() const {
         return _mm512_cmpge_epu32_mask(most, _mm512_castps_si512(_mm512_set1_ps(kMostMagnitude)));

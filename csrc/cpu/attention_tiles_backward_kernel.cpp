@@ -139,12 +139,13 @@ struct TileBackward {
     void pack_keys(const KeyBlock& at) const {
         const T* k = static_cast<const T*>(t.k) + at.b * s.k[0] + at.kv * s.k[1] + at.k0 * s.k[2];
         const T* v = static_cast<const T*>(t.v) + at.b * s.v[0] + at.kv * s.v[1] + at.k0 * s.v[2];
-        Seen seen;
+        Seen seen, values;
         for (int64_t p = 0; p < at.n; p += kPanel) {
             const int64_t keys = least(kPanel, at.n - p);
             pack_panel_turned<thirds>(k + p * s.k[2], s.k[2], keys, s.e, at.kt + p * units_of<thirds>(s.e), seen);
-            pack_panel_turned<thirds>(v + p * s.v[2], s.v[2], keys, s.ev, at.vt + p * units_of<thirds>(s.ev), seen);
+            pack_panel_turned<thirds>(v + p * s.v[2], s.v[2], keys, s.ev, at.vt + p * units_of<thirds>(s.ev), values);
         }
+        seen.add_factor(values.together());
         pack_straight<thirds>(k, s.k[2], at.n, s.e, at.k, l.e_step, seen);
         check(seen);
     }
