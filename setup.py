@@ -21,8 +21,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
 
-# Each `csrc/cpu/*_kernel.cpp` is compiled once per row; those that use native bfloat16 dot products, or tiles
-# of them (AMX), in the last two too.
+# Each `csrc/cpu/*_kernel.cpp` is compiled once per row: those that use native bfloat16 dot products, or tiles of them,
+# in the last two too, and those that are about tiles in the last alone.
 ISA_FLAGS = {
     "scalar": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
@@ -30,7 +30,7 @@ ISA_FLAGS = {
 }
 ISA_FLAGS["avx512_bf16"] = [*ISA_FLAGS["avx512"], "-mavx512bf16"]
 ISA_FLAGS["avx512_amx"] = [*ISA_FLAGS["avx512_bf16"], "-mamx-tile", "-mamx-bf16"]
-BF16_MARKER = "DLPERF_HAS_AVX512_BF16_VARIANT"
+BF16_MARKER, AMX_MARKER = "DLPERF_HAS_AVX512_BF16_VARIANT", "DLPERF_AMX_ONLY"
 
 BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 # maybe-uninitialized: GCC finds it in its own AVX-512 header, whose undefined operands it takes for a mistake.
@@ -112,6 +112,15 @@ def compiler_works() -> bool:
     return probe.returncode == 0
 
 
+def variants(source: str) -> dict[str, list[str]]:
+    """The instruction sets that a kernel's file is compiled for, and their flags."""
+    if AMX_MARKER in source:
+        chosen = ["avx512_amx"]
+    else:
+        chosen = list(ISA_FLAGS) if BF16_MARKER in source else ["scalar", "avx2", "avx512"]
+    return {isa: ISA_FLAGS[isa] for isa in chosen}
+
+
 def jobs() -> int:
     return int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
 
@@ -173,10 +182,7 @@ class BuildKernels(build_ext):
         tasks = []
         for source in sorted((CSRC / "cpu").glob("*.cpp")) + sorted((CSRC / "bindings").glob("*.cpp")):
             if source.name.endswith("_kernel.cpp"):
-                has_bf16 = BF16_MARKER in source.read_text()
-                for isa, flags in ISA_FLAGS.items():
-                    if isa in ("avx512_bf16", "avx512_amx") and not has_bf16:
-                        continue
+                for isa, flags in variants(source.read_text()).items():
                     level = list(ISA_FLAGS).index(isa)
                     defines = [f"-DDLPERF_ISA_NS={isa}", f"-DDLPERF_ISA_LEVEL={level}"]
                     tasks.append((source, build_dir / f"{source.stem}.{isa}.o", [*flags, *defines]))

@@ -32,7 +32,8 @@ class precision:
         mode: "fast": 3x3 convolutions use Winograd's algorithm where it pays; its error stays within 1e-5 of a layer's
             largest output (measured: about 2e-6) and within 1e-4 of a model's, in float32. bfloat16 and float16 are
             widened to float32 for it, so that their own rounding is all one sees.
-            "strict": every sum is computed directly, with the error of torch's own operators.
+            "strict": every sum is computed directly, with the error of torch's own operators. (On AMX float32 is
+            multiplied in three exact parts in either mode: with float32's error, docs/math/matmul.md.)
 
     A backward pass follows the mode in effect when it runs. The mode outside of any block is "fast", or what the
     environment variable DLPERF_PRECISION names.

@@ -1,12 +1,10 @@
 // Attention backward on AMX's tiles, by the plain backward's tasks; the scale is left to the results.
-// DLPERF_HAS_AVX512_BF16_VARIANT, though only AMX's has anything here.
+// DLPERF_AMX_ONLY
 //
 // dK and dV are summed as their transposes, Q^T dS and dO^T P: a slab of 32 queries is one step of these products, and
 // P and dS leave the registers as B's units.
 #include "cpu/attention_backward.h"
 #include "cpu/attention_tiles.h"
-
-#if DLPERF_ISA_LEVEL >= 4
 
 namespace dlperf::DLPERF_ISA_NS::attention {
 
@@ -322,5 +320,3 @@ bool tiles_backward(const AttentionGradShape& g, const AttentionTensors& t, cons
 }
 
 }  // namespace dlperf::DLPERF_ISA_NS::attention
-
-#endif

@@ -1,7 +1,5 @@
-// Attention forward on AMX's tiles. DLPERF_HAS_AVX512_BF16_VARIANT, though only AMX's has anything here.
+// Attention forward on AMX's tiles: DLPERF_AMX_ONLY.
 #include "cpu/attention_tiles.h"
-
-#if DLPERF_ISA_LEVEL >= 4
 
 #include <cmath>
 
@@ -204,5 +202,3 @@ bool tiles_forward(const AttentionShape& s, const AttentionTensors& t, void* out
 }
 
 }  // namespace dlperf::DLPERF_ISA_NS::attention
-
-#endif

@@ -1,8 +1,6 @@
-// Products on AMX's tiles, with A's rows in place: DLPERF_HAS_AVX512_BF16_VARIANT, though only AMX's has anything here.
+// Products on AMX's tiles, with A's rows in place: DLPERF_AMX_ONLY.
 #include "cpu/activation_math.h"
 #include "cpu/gemm_engine.h"
-
-#if DLPERF_ISA_LEVEL >= 4
 
 namespace dlperf::DLPERF_ISA_NS {
 namespace {
@@ -396,5 +394,3 @@ void run_row_tiles(const Product& p, const RowBlock& block, int64_t n_begin, int
 }
 
 }  // namespace dlperf::DLPERF_ISA_NS
-
-#endif
