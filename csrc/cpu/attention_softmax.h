@@ -71,8 +71,8 @@ static void additive(const M* mask, int64_t step, int64_t n, float* out) {
 }
 
 // Keys k0 .. k0 + n of one query's mask, as what is added to its scores. `out` has room for whole vectors.
-static void load_mask(const AttentionShape& s, const void* mask, int64_t b, int64_t h, int64_t q, int64_t k0, int64_t n,
-                      float* out) {
+static inline void load_mask(const AttentionShape& s, const void* mask, int64_t b, int64_t h, int64_t q, int64_t k0,
+                             int64_t n, float* out) {
     const int64_t at = b * s.mask[0] + h * s.mask[1] + q * s.mask[2] + k0 * s.mask[3], step = s.mask[3];
     switch (s.mask_kind) {
         case MaskKind::none:
