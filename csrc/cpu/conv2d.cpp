@@ -7,26 +7,33 @@ int64_t tiles_of(int64_t n, int64_t h, int64_t w) {
     return n * ((h + 3) / 4) * ((w + 3) / 4);
 }
 
-// Pairs of bfloat16 are multiplied twice as fast as floats, on tiles fourteen times; floats in three parts twice.
-double direct_speed(DType dtype) {
+// How the direct sum compares with Winograd's float32: multiply-adds that it does while Winograd does one, and what it
+// spends on filters packed beforehand, and on packing them.
+struct Direct {
+    double speed, filters, pack;
+};
+
+Direct direct_costs(DType dtype, ConvDirection direction) {
     const bool bf16 = dtype == DType::bf16;
-    if (current_isa() >= Isa::avx512_amx) return bf16 ? 10 : 1.7;
-    return bf16 && current_isa() >= Isa::avx512_bf16 ? 2 : 1;
+    if (current_isa() >= Isa::avx512_amx) {
+        // Both operands of the weight's gradient are cut into parts.
+        const double parts = direction == ConvDirection::bwd_weight ? 1.4 : 2.4;
+        return bf16 ? Direct{12, 10, 60} : Direct{parts, 30, 330};
+    }
+    return {bf16 && current_isa() >= Isa::avx512_bf16 ? 2.0 : 1.0, 90, 110};
 }
 
 // Costs in multiply-adds, per pair of an input and an output channel except for the tiles' transforms. Fitted to the
-// 3x3 layers of ResNet-18/50 and the DDPM U-Net, batch 1 and 8.
+// 3x3 layers of ResNet-18/50 and the DDPM U-Net, batch 1 and 8, with AMX and without.
 bool winograd_pays(const Conv2dShape& s, ConvDirection direction, bool prepacked) {
     constexpr double kTileTransform = 300;                       // per tile and channel
     constexpr double kMade = 300, kKept = 500, kGradient = 250;  // making or reading 36 values
-    constexpr double kDirectFilters = 90, kDirectPack = 110;
     const bool input = direction == ConvDirection::bwd_input, weight = direction == ConvDirection::bwd_weight;
     const int64_t h = input ? s.h : s.oh, w = input ? s.w : s.ow;
     const double tiles = double(tiles_of(s.n, h, w)), channels = double(s.c + s.k), pairs = double(s.c) * double(s.k);
     const bool packs = !prepacked && !weight;
-    // Multiply-adds that the direct sum does while Winograd's float32 does one.
-    const double per_step = direct_speed(s.dtype);
-    const double direct = double(s.n * h * w) * 9 / per_step + kDirectFilters + (packs ? kDirectPack : 0);
+    const Direct d = direct_costs(s.dtype, direction);
+    const double direct = double(s.n * h * w) * 9 / d.speed + d.filters + (packs ? d.pack : 0);
     const bool kept = pairs < kKeptFilters;
     const double made = kMade * (kept ? 1 : 1 + tiles / kFewTiles);  // once a call, or in each step
     const double filters = weight ? kGradient : prepacked && kept ? kKept : made;
