@@ -1,6 +1,7 @@
 // Convolution's gradient for the weight: gy^T times the pixels that each tap sees, reduced over all output pixels.
 // DLPERF_HAS_AVX512_BF16_VARIANT
 #include "cpu/conv2d_impl.h"
+#include "cpu/gemm_outer.h"
 
 namespace dlperf::DLPERF_ISA_NS {
 namespace {

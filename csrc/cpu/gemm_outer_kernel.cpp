@@ -1,6 +1,7 @@
 // Products whose A is contiguous along m: both operands are packed, block by block of the reduction.
 // DLPERF_HAS_AVX512_BF16_VARIANT
 #include "cpu/gemm_impl.h"
+#include "cpu/gemm_outer.h"
 
 namespace dlperf::DLPERF_ISA_NS {
 namespace {

@@ -244,6 +244,10 @@ struct TileProducts {
 };
 extern const TileProducts tile_pairs, tile_thirds;
 
+static inline void add_block(const float* from, float* to, int64_t count) {
+    for (int64_t i = 0; i < count; i += Vec::W) (Vec::load(to + i) + Vec::load(from + i)).store(to + i);
+}
+
 // finish_rows of a block of a panel's width.
 void finish_block(const TileCall& t, int rows, int64_t width);
 

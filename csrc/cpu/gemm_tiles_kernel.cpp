@@ -359,11 +359,17 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
                 for (int64_t tile = 0; tile * kTileRows < block.count; tile += 2) {
                     const int64_t row = tile * kTileRows;
                     const int rows = block.count - row > kTileRows ? 1 : 0;
-                    float* c =
-                        z.chunks == 1 ? local[turn ^= 1] : acc + (n0 - group) * z.tiles * kTileRows + row * kPanel;
+                    float* sums = acc + (n0 - group) * z.tiles * kTileRows + row * kPanel;
+                    // Each chunk's parts are summed by themselves: with six products each, roundings would add up.
+                    const bool apart = Thirds && chunk > 0;
+                    float* c = apart || z.chunks == 1 ? local[turn ^= 1] : sums;
                     if (chunk == z.chunks - 1) fetch(row, n0);
                     products.of[rows][columns](operands + tile / 2 * (p.taps + 1), counts[tile / 2], b, c, width,
-                                               chunk == 0);
+                                               apart || chunk == 0);
+                    if (apart) {
+                        add_block(c, sums, (rows + 1) * kTileRows * width);
+                        c = sums;
+                    }
                     finish_pending();
                     if (chunk == z.chunks - 1) pending = {c, width, row, n0};
                 }
