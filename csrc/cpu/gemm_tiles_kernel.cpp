@@ -134,9 +134,9 @@ void pack_tile(const Product& p, const char* const* rows, int64_t count, int64_t
     }
 }
 
-// Rows that lie one distance apart are read in place. Under many panels of one tap a copy pays: it is read often, and
-// its lines are neighbours.
-constexpr int64_t kPanelsInPlace = 4;
+// Rows that lie one distance apart are read in place. Long rows under many panels of one tap are copied: a copy is read
+// often, and its lines are neighbours.
+constexpr int64_t kPanelsInPlace = 4, kRunInPlace = 128;
 
 bool evenly_apart(const char* const* rows, int64_t count, int64_t distance) {
     bool even = true;
@@ -335,7 +335,8 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
             for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(r + at, 0, 2);
         }
     };
-    const bool in_place = p.run % kStepRun == 0 && (p.taps > 1 || n_end - n_begin <= kPanelsInPlace * kPanel);
+    const bool few = n_end - n_begin <= kPanelsInPlace * kPanel || p.run <= kRunInPlace;
+    const bool in_place = p.run % kStepRun == 0 && (p.taps > 1 || few);
     for (int64_t group = n_begin; group < n_end; group += kGroupColumns) {
         const int64_t group_end = min64(n_end, group + kGroupColumns);
         // Where everything is one chunk, the next group finds A packed.
