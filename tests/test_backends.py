@@ -115,7 +115,12 @@ def test_a_gradient_that_the_named_backend_declines_raises_in_a_thread_of_autogr
 
 
 @pytest.mark.parametrize(
-    "variable, mend", [("DLPERF_BACKEND", "expected one of auto"), ("DLPERF_ISA", "expected one of")]
+    "variable, mend",
+    [
+        ("DLPERF_BACKEND", "expected one of auto"),
+        ("DLPERF_ISA", "expected one of"),
+        ("DLPERF_FLOAT32_TILES", "expected 0 or 1"),
+    ],
 )
 def test_bad_environment_variables_are_named(variable, mend):
     code = "import torch, dlperf.nn.functional as F; F.silu(torch.ones(3))"

@@ -72,7 +72,7 @@ def test_bad_usage_is_one_line_and_exit_code_2(arguments, words):
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-@pytest.mark.parametrize("variable", ["DLPERF_BACKEND", "DLPERF_ISA"])
+@pytest.mark.parametrize("variable", ["DLPERF_BACKEND", "DLPERF_ISA", "DLPERF_FLOAT32_TILES"])
 def test_bad_environment_is_one_line_and_exit_code_2(variable):
     done = run("info", **{variable: "quantum"})
     assert done.returncode == 2

@@ -1,6 +1,9 @@
 """Products on AMX's tiles: float32 in three parts of bfloat16, what parts can't stand for, and the tiles' edges."""
 
 import math
+import os
+import subprocess
+import sys
 
 import hypothesis
 import hypothesis.strategies as st
@@ -147,6 +150,30 @@ def test_the_callers_tiles_are_left_as_they_were():
     for _ in range(20):
         assert torch.equal(F.linear(x, w), ours)
         assert torch.equal(torch.nn.functional.linear(x, w), theirs)
+
+
+def test_float32_without_tiles():
+    """DLPERF_FLOAT32_TILES=0: multiply-adds, so other roundings, and the error of one that is as good."""
+    code = """if True:
+        import torch
+        from dlperf.nn import functional as F
+        torch.manual_seed(0)
+        x, w = torch.randn(200, 300), torch.randn(64, 300)
+        y = F.linear(x, w)
+        assert (y.double() - x.double() @ w.double().t()).abs().max() < 1e-4
+        print(y.flatten().view(torch.int32).tolist()[:500])
+    """
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "DLPERF_FLOAT32_TILES": value},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for value in ("0", "1", "")
+    ]
+    assert printed[0] != printed[1] == printed[2]
 
 
 def test_gelu_of_16_bits_is_torchs_everywhere():

@@ -27,7 +27,8 @@ static inline bool uses_tiles(const AttentionShape& s) {
     if (!kTiles) return false;
     if (s.dtype == DType::bf16) return true;
     const int64_t queries = s.kv_heads ? s.sq * (s.heads / s.kv_heads) : 0;
-    return queries >= 32 && s.sk >= 32 && s.e >= 20 && s.ev >= 12 && s.scale > -kMostScale && s.scale < kMostScale;
+    return float32_tiles() && queries >= 32 && s.sk >= 32 && s.e >= 20 && s.ev >= 12 && s.scale > -kMostScale &&
+           s.scale < kMostScale;
 }
 
 #if DLPERF_ISA_LEVEL >= 4

@@ -18,6 +18,7 @@
 #pragma once
 
 #include "cpu/gemm_pack.h"
+#include "cpu/isa.h"
 
 namespace dlperf::DLPERF_ISA_NS {
 
@@ -44,7 +45,8 @@ constexpr int64_t kThirdsRows = 48, kThirdsPackedRows = 24, kThirdsColumns = 32;
 static inline bool uses_tiles(bool pairs, int64_t rows, int64_t columns, int64_t run, bool prepacked) {
     if (!kTiles) return false;
     if (pairs) return true;
-    return rows >= (prepacked ? kThirdsPackedRows : kThirdsRows) && columns >= kThirdsColumns && run > 0;
+    return float32_tiles() && rows >= (prepacked ? kThirdsPackedRows : kThirdsRows) && columns >= kThirdsColumns &&
+           run > 0;
 }
 
 static inline int64_t parts_of(bool pairs) {

@@ -58,7 +58,12 @@ struct State {
     Isa detected = detect();
     std::atomic<int> cap{kIsaCount - 1};
     bool environment_ok = true;
+    bool float32_tiles = true, float32_tiles_ok = true;
     State() {
+        if (const char* value = std::getenv("DLPERF_FLOAT32_TILES"); value && *value) {
+            float32_tiles = std::strcmp(value, "0") != 0;
+            float32_tiles_ok = !float32_tiles || std::strcmp(value, "1") == 0;
+        }
         if (const char* value = std::getenv("DLPERF_ISA"); value && *value) {
             const int level = parse(value);
             environment_ok = level >= 0;
@@ -97,6 +102,14 @@ bool set_isa_cap(const char* name) {
 
 bool isa_environment_ok() {
     return state().environment_ok;
+}
+
+bool float32_tiles() {
+    return state().float32_tiles;
+}
+
+bool float32_tiles_environment_ok() {
+    return state().float32_tiles_ok;
 }
 
 }  // namespace dlperf

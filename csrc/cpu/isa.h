@@ -26,6 +26,12 @@ bool set_isa_cap(const char* name);
 // False where DLPERF_ISA held something that is no level's name when the library was loaded.
 bool isa_environment_ok();
 
+// Whether AMX's tiles may multiply float32, in parts: unless DLPERF_FLOAT32_TILES was 0 when the library was loaded.
+bool float32_tiles();
+
+// False where DLPERF_FLOAT32_TILES held neither 0 nor 1.
+bool float32_tiles_environment_ok();
+
 }  // namespace dlperf
 
 // Declares `const Table name` in every ISA's namespace that has one: scalar, avx2, avx512.

@@ -57,7 +57,7 @@ _default_named = os.environ.get("DLPERF_BACKEND") or None
 
 
 def check_environment() -> None:
-    """Raises ValueError where DLPERF_BACKEND, DLPERF_ISA or DLPERF_PRECISION holds what is none of the names."""
+    """Raises ValueError where a DLPERF_ variable (BACKEND, ISA, FLOAT32_TILES, PRECISION) holds what it can't be."""
     precision.check_environment()
     if _default_named is not None:
         _check_name(_default_named, "environment variable DLPERF_BACKEND")

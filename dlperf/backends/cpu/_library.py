@@ -10,11 +10,13 @@ try:
     from ... import _C as C
 
     load_error = None
-    environment_error = (
-        None
-        if C.isa_environment_ok()
-        else f"environment variable DLPERF_ISA: expected one of {', '.join(C.ISAS)}, got {os.environ['DLPERF_ISA']!r}"
-    )
+    environment_error = None
+    for variable, ok, expected in (
+        ("DLPERF_ISA", C.isa_environment_ok(), f"one of {', '.join(C.ISAS)}"),
+        ("DLPERF_FLOAT32_TILES", C.float32_tiles_environment_ok(), "0 or 1"),
+    ):
+        if not ok:
+            environment_error = f"environment variable {variable}: expected {expected}, got {os.environ[variable]!r}"
 except ImportError as error:
     C = environment_error = None
     load_error = (
