@@ -35,7 +35,7 @@ test: $(VENV)/.built
 SANITIZER_FLAGS := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 	-fno-sanitize=null,object-size,vptr,alignment
 SANITIZED := activation add attention batch_norm conv cross_entropy diffusion dropout embedding glu group_norm layer_norm \
-	loss matmul memory pool recurrent resampling softmax winograd
+	loss matmul memory pool recurrent resampling softmax tiles winograd
 
 SANITIZER_REPORT := $(CURDIR)/build/sanitize/report
 
