@@ -11,8 +11,8 @@ namespace dlperf::DLPERF_ISA_NS::attention {
 
 struct BackwardTasks {
     int64_t heads, group, blocks, chunks, tasks;
-    int64_t delta,
-        dq_parts;  // floats of delta; parts of dQ: one per thread where a task has a whole head, else per task
+    int64_t delta;     // floats
+    int64_t dq_parts;  // one per thread where a task has a whole head, else one per task
 
     BackwardTasks(const AttentionShape& s, int threads) {
         heads = s.batch * s.kv_heads;

@@ -402,9 +402,9 @@ void run(const Conv2dShape& s, bool forward, const void* src, const void* weight
                 if (unfit) pack_all(p, weight, plan, false, buffers.pack, team, me);
 #pragma omp barrier
             }
-            Call mine_too = call;
-            mine_too.tiles = tiles && !unfit;
-            run_phases(mine_too, team, me, t);
+            Call as_packed = call;
+            as_packed.tiles = tiles && !unfit;
+            run_phases(as_packed, team, me, t);
         }
     }
 }

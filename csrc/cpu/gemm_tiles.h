@@ -6,11 +6,11 @@
 //
 //   x = x1 + x2 + x3,  |x2| <= 2^-8 |x|,  |x3| <= 2^-16 |x|,
 //
-// and x y = x1 y1 + x1 y2 + x2 y1 + x2 y2 + x1 y3 + x3 y1 + r with |r| <= 2^-23 |x y| at the very most and 2^-26 as a
-// rule: less than float32 rounds by. The tiles sum in float32. They take denormals for zero, and a part of an infinity
+// and x y = x1 y1 + x1 y2 + x2 y1 + x2 y2 + x1 y3 + x3 y1 + r with |r| <= 2^-23 |x y|. The tiles
+// sum in float32. They take denormals for zero, and a part of an infinity
 // is no number: so a row of A or a column of B is multiplied so only where its largest magnitude is 0 or lies in
-// [kLeastMagnitude, kMostMagnitude); what is lost then is below 2^-30 of the row's largest times the column's, and no
-// part overflows. Other rows, and products with other columns, are multiplied as floats.
+// [kLeastMagnitude, kMostMagnitude); what a flushed product loses then is below 2^-30 of the row's largest times the
+// column's, and no part overflows. Other rows, and products with other columns, are multiplied as floats.
 //
 //   A    [tile of 16 rows][step][part][16 rows][32 bfloat16]
 //   B    [step][part][16 units][panel width], a unit being two neighbours of the reduction: 2u and 2u + 1 of bfloat16,
@@ -79,8 +79,8 @@ static inline TileSizes tile_sizes(int64_t rows, int64_t columns, int64_t taps, 
     const int64_t most = max64(4, kAPackBytes / (z.tiles * kTileFloats * 4 * parts));
     z.chunks = ceil_div(steps, most);
     z.chunk = ceil_div(steps, z.chunks);
-    z.a = z.tiles * min64(steps, most) * parts * kTileFloats;
-    z.a = max64(z.a, min64(z.tiles * steps * parts * kTileFloats, kAPackBytes / 4));
+    const int64_t step = z.tiles * parts * kTileFloats;
+    z.a = min64(steps * step, max64(most * step, kAPackBytes / 4));
     z.most = pairs ? 0 : z.tiles * kTileRows * Vec::W;
     z.acc = z.chunks > 1 ? z.tiles * kTileRows * min64(round_up(columns, kPanel), kGroupColumns) : 0;
     z.operands = z.tiles / 2 * ((taps + 1) * int64_t(sizeof(TileOperand)) + 8) / 4;
