@@ -244,14 +244,20 @@ void fill_rows(const Problem& p, const char* src, const char* zero, int64_t ph, 
 }
 
 struct Buffers {
+    int64_t* taken;  // blocks of each thread's share, of each phase
     int32_t* tables;
     float* bias;
     char* zero;
     float* pack;
 };
 
-Buffers take_buffers(const Problem& p, Arena& arena, bool prepacked) {
+int64_t counters(const Problem& p, int64_t threads) {
+    return threads * Shares::kApart * (p.forward ? 1 : p.s.stride_h * p.s.stride_w);
+}
+
+Buffers take_buffers(const Problem& p, Arena& arena, int64_t threads, bool prepacked) {
     Buffers b;
+    b.taken = arena.take<int64_t>(counters(p, threads));
     b.tables = arena.take<int32_t>(prepacked ? 0 : 2 * p.all_taps * p.run);
     b.bias = arena.take<float>(p.s.groups * padded_bias(p.n));
     b.zero = arena.take<char>(max64(p.src_c, p.run) * 4 + 64);
@@ -297,29 +303,49 @@ void run_columns(const Call& c, const RowBlock& block, int64_t g, int64_t first_
 // All phases on weights packed beforehand: threads divide pixels and panels of every phase.
 void run_phases(const Call& c, int64_t team, int64_t me, const Scratch& t) {
     const Problem& p = c.p;
-    const int64_t all_panels = p.s.groups * p.panels();
-    int64_t first_tap = 0;
+    const int64_t all_panels = p.s.groups * p.panels(), mr = row_mr(c.tiles), pixel = p.src_c * p.src_size;
+    int64_t first_tap = 0, phase = 0;
     for (int64_t ph = 0; ph < p.h.phases; ++ph) {
-        for (int64_t pw = 0; pw < p.w.phases; ++pw) {
+        for (int64_t pw = 0; pw < p.w.phases; ++pw, ++phase) {
             const int64_t rows = p.rows(ph, pw), taps = p.h.taps(ph) * p.w.taps(pw);
-            const Grid grid =
-                row_grid(rows, all_panels, p.src_c * p.src_size, taps * p.run * kPanel * 4, team, row_mr(c.tiles));
-            const bool works = rows > 0 && me < grid.m * grid.n;
-            const Range m = works ? split(rows, grid.m, me / grid.n, row_mr(c.tiles)) : Range{0, 0};
-            const Range panels = works ? split(all_panels, grid.n, me % grid.n) : Range{0, 0};
-            const int64_t step = rows_per_block(p, max64(1, m.end - m.begin), taps);
-            for (int64_t i = m.begin; i < m.end && panels.begin < panels.end; i += step) {
-                const int64_t count = min64(step, m.end - i);
-                fill_rows(p, c.src, c.buffers.zero, ph, pw, i, count, t);
-                const RowBlock block = {t.rows, count, count, t.out, t.out, nullptr};
-                for (int64_t at = panels.begin; at < panels.end;) {
-                    const int64_t g = at / p.panels(), end = min64(panels.end, (g + 1) * p.panels());
+            const int64_t panel_bytes = taps * p.run * kPanel * 4;
+            const Grid grid = row_grid(rows, all_panels, pixel, panel_bytes, team, mr);
+            const auto rows_of = [&](int64_t share) { return split(rows, grid.m, share / grid.n, mr); };
+            const auto panels_of = [&](int64_t share) { return split(all_panels, grid.n, share % grid.n); };
+            const auto cut_of = [&](int64_t share) {
+                if (rows == 0 || share >= grid.m * grid.n) return Cut{};
+                const Range m = rows_of(share), panels = panels_of(share);
+                const int64_t step = rows_per_block(p, max64(1, m.end - m.begin), taps);
+                return cut_share(m.end - m.begin, panels.end - panels.begin, panel_bytes, step, team, mr);
+            };
+            // Whether pixels are read once each, in their order.
+            const bool in_order = taps == 1 && !p.slab && p.s.groups == 1 && p.h.step == 1 && p.w.step == 1 &&
+                                  p.h.dst_step == 1 && p.w.dst_step == 1 && p.h.src == p.h.dst && p.w.src == p.w.dst;
+            Range filled = {0, 0};
+            const Shares shares = {c.buffers.taken + phase * team * Shares::kApart};
+            const auto run_block = [&](int64_t share, int64_t block) {
+                const Cut cut = cut_of(share);
+                const Range m = rows_of(share), panels = panels_of(share);
+                const int64_t begin = m.begin + block / cut.groups() * cut.step, count = min64(cut.step, m.end - begin);
+                if (filled.begin != begin || filled.end != begin + count) {
+                    fill_rows(p, c.src, c.buffers.zero, ph, pw, begin, count, t);
+                    filled = {begin, begin + count};
+                }
+                RowBlock rows_block = {t.rows, count, count, t.out, t.out, nullptr};
+                if (in_order) {
+                    rows_block.next = c.src + (begin + count) * pixel;
+                    rows_block.next_bytes = min64(cut.step, m.end - begin - count) * pixel;
+                }
+                const int64_t first = panels.begin + block % cut.groups() * cut.group;
+                for (int64_t at = first, stop = min64(panels.end, first + cut.group); at < stop;) {
+                    const int64_t g = at / p.panels(), end = min64(stop, (g + 1) * p.panels());
                     const int64_t n0 = (at - g * p.panels()) * kPanel, n1 = (end - g * p.panels()) * kPanel;
-                    run_columns(c, block, g, first_tap, taps, c.packed + g * p.pack_step(), 0, n0, min64(n1, p.n),
-                                t.acc);
+                    run_columns(c, rows_block, g, first_tap, taps, c.packed + g * p.pack_step(), 0, n0,
+                                min64(n1, p.n), t.acc);
                     at = end;
                 }
-            }
+            };
+            shares.run(team, me, [&](int64_t share) { return cut_of(share).blocks(); }, run_block);
             first_tap += taps;
         }
     }
@@ -358,10 +384,11 @@ void run(const Conv2dShape& s, bool forward, const void* src, const void* weight
     const bool tiles = head ? head->tiles : wants_tiles(s, forward, false);
     const Problem p = make_problem(s, forward, tiles, arena);
     if (s.n * p.h.dst * p.w.dst * p.dst_c == 0) return;
-    const Buffers buffers = take_buffers(p, arena, prepacked);
+    const Buffers buffers = take_buffers(p, arena, threads, prepacked);
     const int64_t used = arena.used, size = dtype_size(s.dtype);
     const PackPlan plan = prepacked ? PackPlan{} : plan_pack(view_weight(p, weight), p.pairs, buffers.tables);
     const float* packed = prepacked ? static_cast<const float*>(weight) + kHeadFloats : buffers.pack;
+    std::memset(buffers.taken, 0, size_t(counters(p, threads)) * sizeof(int64_t));
     std::memset(buffers.zero, 0, size_t(max64(p.src_c, p.run) * 4 + 64));
     if (bias) {
         for (int64_t g = 0; g < s.groups; ++g) {
@@ -424,7 +451,7 @@ int64_t workspace_bytes(const Conv2dShape& s, ConvDirection direction, int64_t t
     Arena arena = {nullptr};
     const bool forward = direction == ConvDirection::forward;
     const Problem p = make_problem(s, forward, prepacked ? kTiles : wants_tiles(s, forward, false), arena);
-    take_buffers(p, arena, prepacked);
+    take_buffers(p, arena, threads, prepacked);
     for (int64_t i = 0; i < threads; ++i) take_scratch(p, arena, prepacked);
     return arena.used;
 }

@@ -93,6 +93,22 @@ static inline int64_t block_rows(int64_t rows, int64_t row_bytes, int64_t taps) 
     return round_up(ceil_div(max64(rows, 1), blocks), kBlocks.row_step);
 }
 
+// Blocks of a share: at most `step` rows, and several where there is more than one thread. Weights that stay in L2 are
+// read again for each block of rows; larger ones are divided.
+constexpr int64_t kBlocksOfShare = 4, kLeastRows = 64;
+
+static inline Cut cut_share(int64_t rows, int64_t panels, int64_t panel_bytes, int64_t step, int64_t team, int64_t mr) {
+    Cut cut = {rows, step, panels, panels};
+    if (team == 1 || cut.blocks() >= kBlocksOfShare) return cut;
+    if (panels * panel_bytes <= kBlocks.a_bytes / 2) {
+        const int64_t even = round_up(ceil_div(rows, kBlocksOfShare), mr);
+        cut.step = min64(step, max64(even, round_up(kLeastRows, mr)));
+    }
+    const int64_t blocks = max64(1, ceil_div(rows, cut.step));
+    cut.group = max64(1, ceil_div(panels * blocks, kBlocksOfShare));
+    return cut;
+}
+
 // ---- Row engine ----
 
 struct Product {
@@ -116,6 +132,8 @@ struct RowBlock {
     const int64_t* out_offset;
     const int64_t* residual_offset;
     const float* bias_row;
+    const char* next = nullptr;  // memory that the next block reads
+    int64_t next_bytes = 0;
 };
 
 // Panels whose accumulators are kept while the reduction advances by a stretch that leaves A's part of it in L2.

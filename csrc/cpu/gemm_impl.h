@@ -70,12 +70,16 @@ static inline RowTables take_row_tables(Arena& arena, const GemmShape& s, int64_
 // `per_batch` is m before folding.
 static inline void fill_offsets(const GemmShape& s, int64_t per_batch, int64_t batch0, int64_t begin, int64_t count,
                                 const void* bias, const RowTables& t) {
+    int64_t b = batch0 + begin / per_batch, m = begin % per_batch;
     for (int64_t i = 0; i < count; ++i) {
-        const int64_t b = batch0 + (begin + i) / per_batch, m = (begin + i) % per_batch;
         t.out[i] = b * s.c_batch + m * s.c_row;
         t.residual[i] = b * s.r_batch + m * s.r_row;
         if (s.bias_per_row && bias) {
             DLPERF_DTYPE_SWITCH(s.dtype, t.bias[i] = to_float(static_cast<const T*>(bias)[m]))
+        }
+        if (++m == per_batch) {
+            m = 0;
+            ++b;
         }
     }
 }
@@ -95,14 +99,18 @@ static void copy_row(const T* row, int64_t step, int64_t k, float* to) {
 static inline void fill_rows(const GemmShape& s, int64_t per_batch, int64_t batch0, int64_t begin, int64_t count,
                              const char* a, const RowTables& t) {
     const int64_t size = dtype_size(s.dtype);
+    int64_t b = batch0 + begin / per_batch, m = begin % per_batch;
     for (int64_t i = 0; i < count; ++i) {
-        const int64_t b = batch0 + (begin + i) / per_batch, m = (begin + i) % per_batch;
         const char* row = a + (b * s.a_batch + m * s.a_row) * size;
         t.rows[i] = row;
         if (copies_rows(s)) {
             float* to = t.copied + i * s.k;
             DLPERF_PAIRS_SWITCH(s.dtype, copy_row<Pairs>(reinterpret_cast<const T*>(row), s.a_col, s.k, to))
             t.rows[i] = reinterpret_cast<const char*>(to);
+        }
+        if (++m == per_batch) {
+            m = 0;
+            ++b;
         }
     }
 }

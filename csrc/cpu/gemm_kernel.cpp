@@ -6,14 +6,17 @@ namespace {
 
 // ---- Row path ----
 
-void rows_of_thread(const GemmShape& s, int64_t per_batch, int64_t batch0, Range m, Range n, const Operands& o,
-                    Product p, const RowTables& t) {
-    const int64_t step = block_rows(m.end - m.begin, row_bytes(s), 1);
+void rows_of_thread(const GemmShape& s, int64_t per_batch, int64_t batch0, Range m, Range n, int64_t step,
+                    const Operands& o, const Product& p, const RowTables& t) {
     for (int64_t i = m.begin; i < m.end; i += step) {
         const int64_t count = min64(step, m.end - i);
         fill_offsets(s, per_batch, batch0, i, count, o.bias, t);
         fill_rows(s, per_batch, batch0, i, count, o.a, t);
-        const RowBlock block = {t.rows, count, count, t.out, t.residual, s.bias_per_row && o.bias ? t.bias : nullptr};
+        RowBlock block = {t.rows, count, count, t.out, t.residual, s.bias_per_row && o.bias ? t.bias : nullptr};
+        if (s.a_col == 1 && s.a_row == s.k) {
+            block.next = t.rows[count - 1] + row_bytes(s);
+            block.next_bytes = min64(step, s.m - i - count) * row_bytes(s);
+        }
         run_rows(p, block, n.begin, n.end, t.acc);
     }
 }
@@ -38,6 +41,7 @@ bool may_pack_by_panel(const GemmShape& s, int64_t threads, bool tiles) {
 }
 
 struct RowWorkspace {
+    int64_t* taken;  // blocks of each thread's share
     float* bias;
     float* pack;  // of all threads, or of each
     int64_t pack_step;
@@ -49,6 +53,7 @@ RowWorkspace take_row_workspace(Arena& arena, const GemmShape& s, int64_t thread
                                 bool tiles) {
     const bool packs = path == Path::row && !prepacked, pairs = uses_pairs(s.dtype);
     RowWorkspace w;
+    w.taken = arena.take<int64_t>(threads * Shares::kApart);
     w.bias = arena.take<float>(padded_bias(s.n));
     const bool alone = item_per_thread(s, threads), by_panel = packs && may_pack_by_panel(s, threads, tiles);
     w.pack_step = packs && !(alone && by_panel) ? round_up(pack_floats(s, tiles), 16) : 0;
@@ -64,6 +69,7 @@ struct Share {
     const GemmShape& s;
     int64_t per_batch, batch;
     Range m, panels;
+    int64_t step;  // rows of a block
     const Operands& o;
     const Epilogue& e;
     const float* bias_col;
@@ -90,7 +96,7 @@ void run_share(const Share& w, const float* b, int64_t b_step, int64_t origin, i
     p.from_last = w.s.from_last;
     p.tiles = w.tiles;
     p.bias_col = w.bias_col ? w.bias_col + origin : nullptr;
-    rows_of_thread(w.s, w.per_batch, w.batch, w.m, {n0 - origin, n1 - origin}, w.o, p, w.t);
+    rows_of_thread(w.s, w.per_batch, w.batch, w.m, {n0 - origin, n1 - origin}, w.step, w.o, p, w.t);
 }
 
 template <bool Pairs, class T>
@@ -124,6 +130,7 @@ void run_row_path(const GemmShape& s, int64_t per_batch, const Operands& o, Aren
     const int64_t used = arena.used, panels = ceil_div(s.n, kPanel);
     const bool alone = item_per_thread(s, threads);
     const int64_t mr = row_mr(wanted);
+    std::memset(w.taken, 0, size_t(threads * Shares::kApart) * sizeof(int64_t));
     bool unfit = false;  // where threads share B: it can't be packed for tiles
 
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
@@ -135,7 +142,6 @@ void run_row_path(const GemmShape& s, int64_t per_batch, const Operands& o, Aren
         const RowTables t = take_row_tables(mine, s, rows, wanted);
         const Grid grid = alone ? Grid{1, 1, 1} : row_grid(s.m, panels, row_bytes(s), s.k * kPanel * 4, team, mr);
         const int64_t part = alone ? 0 : me;
-        const bool works = part < grid.m * grid.n;
         const bool by_panel =
             path == Path::row && !prepacked && may_pack_by_panel(s, threads, wanted) && (alone || grid.m == 1);
         const Range batch = alone ? split(s.batch, team, me) : Range{0, s.batch};
@@ -143,11 +149,19 @@ void run_row_path(const GemmShape& s, int64_t per_batch, const Operands& o, Aren
         for (int64_t b = batch.begin; b < batch.end; ++b) {
             const char* b_item = o.b + b * s.b_batch * dtype_size(s.dtype);
             const float* packed = reinterpret_cast<const float*>(o.b) + kHeadFloats;
+            const auto rows_of = [&](int64_t i) {
+                return i < grid.m * grid.n ? split(s.m, grid.m, i / grid.n, mr) : Range{0, 0};
+            };
+            const auto panels_of = [&](int64_t i) {
+                return i < grid.m * grid.n ? split(panels, grid.n, i % grid.n) : Range{0, 0};
+            };
+            const Range m = rows_of(part);
             Share share = {s,
                            per_batch,
                            b,
-                           works ? split(s.m, grid.m, part / grid.n, mr) : Range{0, 0},
-                           works ? split(panels, grid.n, part % grid.n) : Range{0, 0},
+                           m,
+                           panels_of(part),
+                           block_rows(m.end - m.begin, row_bytes(s), 1),
                            o,
                            e,
                            bias_col ? w.bias : nullptr,
@@ -189,7 +203,27 @@ void run_row_path(const GemmShape& s, int64_t per_batch, const Operands& o, Aren
                 }
                 packed = pack;
             }
-            run_share(share, packed, 0, 0, share.panels.begin * kPanel, share.end());
+            if (alone || s.batch > 1) {
+                run_share(share, packed, 0, 0, share.panels.begin * kPanel, share.end());
+                continue;
+            }
+            const auto cut_of = [&](int64_t i) {
+                const Range rows = rows_of(i), columns = panels_of(i);
+                const int64_t count = rows.end - rows.begin, step = block_rows(count, row_bytes(s), 1);
+                return cut_share(count, columns.end - columns.begin, s.k * kPanel * 4, step, team, mr);
+            };
+            const auto run_block = [&](int64_t i, int64_t block) {
+                const Cut cut = cut_of(i);
+                const Range rows = rows_of(i), columns = panels_of(i);
+                Share one = share;
+                one.step = cut.step;
+                one.m.begin = rows.begin + block / cut.groups() * cut.step;
+                one.m.end = min64(rows.end, one.m.begin + cut.step);
+                one.panels.begin = columns.begin + block % cut.groups() * cut.group;
+                one.panels.end = min64(columns.end, one.panels.begin + cut.group);
+                run_share(one, packed, 0, 0, one.panels.begin * kPanel, one.end());
+            };
+            Shares{w.taken}.run(team, me, [&](int64_t i) { return cut_of(i).blocks(); }, run_block);
         }
     }
 }

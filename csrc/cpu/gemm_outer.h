@@ -53,6 +53,7 @@ static bool run_outer_tiles(bool pairs, const Region& r, float* a_buffer, float*
     const TileProducts& products = pairs ? tile_pairs : tile_thirds;
     const int64_t depth = pairs ? kBlocks.outer_depth * 2 : kThirdsDepth, rows = r.m_end - r.m_begin;
     const int64_t steps = max64(1, ceil_div(r.k_end - r.k_begin, depth)), parts = parts_of(pairs);
+    Ahead nothing = {};
     float* cut_b = b_buffer + kBlocks.outer_depth * kPanel;
     for (int64_t step = 0; step < steps; ++step) {
         const int64_t k0 = r.k_begin + step * depth, k1 = min64(r.k_end, k0 + depth), run = max64(0, k1 - k0);
@@ -92,7 +93,7 @@ static bool run_outer_tiles(bool pairs, const Region& r, float* a_buffer, float*
                 const int64_t step_bytes = parts * kTileFloats * 4;
                 const TileOperand operand = {a, a + length * step_bytes, 64, step_bytes, length};
                 products.of[whole - 1][width / 16 - 1](&operand, 1, reinterpret_cast<const char*>(b), sums, width,
-                                                       apart || step == 0);
+                                                       apart || step == 0, nothing);
                 if (apart) {
                     add_block(local, c, height * width);
                     sums = c;

@@ -62,6 +62,12 @@ struct TileOperand {
     int64_t row, step, steps;
 };
 
+// Memory that is asked for while tiles are multiplied: `bytes`, whole lines, in each step.
+struct Ahead {
+    const char *at, *end;
+    int64_t bytes;
+};
+
 struct TileSizes {
     int64_t tiles;          // of 16 rows, an even number
     int64_t chunk, chunks;  // steps of a chunk, and how many there are
@@ -238,7 +244,7 @@ static bool pack_turned(const T* src, int64_t m_step, int64_t k_step, int64_t de
 
 // C's 32 x `width` block, c_step floats from row to row, (+)= A's operands, one after the other, by one panel's steps.
 using TileProduct = void (*)(const TileOperand* a, int64_t operands, const char* b, float* c, int64_t c_step,
-                             bool first);
+                             bool first, Ahead& ahead);
 
 // [tiles of rows - 1][tiles of columns - 1]
 struct TileProducts {

@@ -8,6 +8,8 @@ namespace {
 // ---- Blocks of 2 x 2 tiles ----
 
 // Tiles 0 to 3 are C's, 4 and 5 A's, 6 and 7 B's.
+constexpr int64_t kLine = 64;
+
 template <int Rows, int Columns>
 DLPERF_INLINE void load_result(const float* c, int64_t bytes, int64_t lower) {
     _tile_loadd(0, c, bytes);
@@ -45,7 +47,7 @@ DLPERF_INLINE void multiply() {
 }
 
 template <bool Thirds, int Rows, int Columns>
-void tiles(const TileOperand* a, int64_t operands, const char* b, float* c, int64_t c_step, bool first) {
+void tiles(const TileOperand* a, int64_t operands, const char* b, float* c, int64_t c_step, bool first, Ahead& ahead) {
     constexpr int64_t kTile = kTileFloats * 4, kB = Columns * kTile, kParts = Thirds ? kThirds : 1;
     const int64_t bytes = c_step * 4, lower = kTileRows * c_step;
     if (first) {
@@ -56,10 +58,14 @@ void tiles(const TileOperand* a, int64_t operands, const char* b, float* c, int6
     } else {
         load_result<Rows, Columns>(c, bytes, lower);
     }
+    const char* asked = ahead.at;
     for (const TileOperand* end = a + operands; a < end; ++a) {
         const char *upper = a->upper, *second = a->lower;
         const int64_t row = a->row, step = a->step;
         for (int64_t i = 0; i < a->steps; ++i, upper += step, second += step, b += kParts * kB) {
+            if (asked < ahead.end) {
+                for (const char* stop = asked + ahead.bytes; asked < stop; asked += kLine) __builtin_prefetch(asked, 0, 2);
+            }
             if constexpr (Thirds) {
                 load_b<Columns>(b);
                 load_a<Rows>(upper + 2 * kTile, second + 2 * kTile, row);
@@ -82,6 +88,7 @@ void tiles(const TileOperand* a, int64_t operands, const char* b, float* c, int6
             }
         }
     }
+    ahead.at = asked;
     store_result<Rows, Columns>(c, bytes, lower);
 }
 
@@ -335,7 +342,9 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
             for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(r + at, 0, 2);
         }
     };
-    const bool few = n_end - n_begin <= kPanelsInPlace * kPanel || p.run <= kRunInPlace;
+    const int64_t all = ceil_div(n_end - n_begin, kPanel) * (z.tiles / 2) * max64(1, steps);
+    Ahead ahead = {block.next, block.next + block.next_bytes, round_up(ceil_div(block.next_bytes, all), kLine)};
+    const bool few = true || n_end - n_begin <= kPanelsInPlace * kPanel || p.run <= kRunInPlace;
     const bool in_place = p.run % kStepRun == 0 && (p.taps > 1 || few);
     for (int64_t group = n_begin; group < n_end; group += kGroupColumns) {
         const int64_t group_end = min64(n_end, group + kGroupColumns);
@@ -366,7 +375,7 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
                     float* c = apart || z.chunks == 1 ? local[turn ^= 1] : sums;
                     if (chunk == z.chunks - 1) fetch(row, n0);
                     products.of[rows][columns](operands + tile / 2 * (p.taps + 1), counts[tile / 2], b, c, width,
-                                               apart || chunk == 0);
+                                               apart || chunk == 0, ahead);
                     if (apart) {
                         add_block(c, sums, (rows + 1) * kTileRows * width);
                         c = sums;

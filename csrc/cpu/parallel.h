@@ -19,6 +19,35 @@ static inline Range split(int64_t total, int64_t parts, int64_t index, int64_t g
     return {begin < total ? begin : total, end < total ? end : total};
 }
 
+// Work divided beforehand into one share of blocks for each thread. Who is done takes blocks of the others' shares:
+// cores seldom run at one speed. What a block computes may not depend on who computes it.
+struct Shares {
+    static constexpr int64_t kApart = 8;  // counters on lines of their own
+
+    int64_t* taken;  // kApart for each share, zero at the beginning
+
+    // Calls body(share, block) for thread `me` of `team`, where `blocks(share)` is how many that share has.
+    template <class Blocks, class Body>
+    void run(int64_t team, int64_t me, const Blocks& blocks, const Body& body) const {
+        for (int64_t i = 0; i < team; ++i) {
+            const int64_t share = (me + i) % team, count = blocks(share);
+            while (true) {
+                const int64_t block = __atomic_fetch_add(taken + share * kApart, 1, __ATOMIC_RELAXED);
+                if (block >= count) break;
+                body(share, block);
+            }
+        }
+    }
+};
+
+// How a share of `rows` by `panels` is cut into blocks: `step` rows, at most `most`, by `group` panels.
+struct Cut {
+    int64_t rows, step, panels, group;
+
+    int64_t groups() const { return group > 0 ? (panels + group - 1) / group : 0; }
+    int64_t blocks() const { return step > 0 ? (rows + step - 1) / step * groups() : 0; }
+};
+
 // Calls body(begin, end) over [0, total) on up to omp_get_max_threads() threads; one thread where
 // there is less than `min_per_thread` for each. Deterministic at a given thread count.
 template <class Body>
