@@ -154,8 +154,8 @@ struct TileForward {
             float* scratch = scratches + me * l.scratch;
             TileScope scope;
             if (l.per_head) {
-                const Range mine = split(heads, omp_get_num_threads(), me);
-                for (int64_t head = mine.begin; head < mine.end; ++head) {
+#pragma omp for schedule(dynamic)
+                for (int64_t head = 0; head < heads; ++head) {
                     const int64_t b = head / s.kv_heads, h = head % s.kv_heads;
                     for (int64_t p = 0; p < panels; ++p) pack_panel(b, h, p, me);
                     for (int64_t i = 0; i < group * blocks; ++i) {

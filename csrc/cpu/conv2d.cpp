@@ -17,7 +17,7 @@ Direct direct_costs(DType dtype, ConvDirection direction) {
     const bool bf16 = dtype == DType::bf16;
     if (current_isa() >= Isa::avx512_amx && (bf16 || float32_tiles())) {
         // Both operands of the weight's gradient are cut into parts.
-        const double parts = direction == ConvDirection::bwd_weight ? 1.4 : 2.4;
+        const double parts = direction == ConvDirection::bwd_weight ? 1.4 : 2.0;
         return bf16 ? Direct{12, 10, 60} : Direct{parts, 30, 330};
     }
     return {bf16 && current_isa() >= Isa::avx512_bf16 ? 2.0 : 1.0, 90, 110};

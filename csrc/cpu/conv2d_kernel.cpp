@@ -1,103 +1,9 @@
 // Convolution forward and backward to the input: one loop over (grid of pixels) x (list of taps), as a product whose
 // rows are read in place through pointers. DLPERF_HAS_AVX512_BF16_VARIANT
-#include "cpu/conv2d_impl.h"
+#include "cpu/conv2d_raster.h"
 
 namespace dlperf::DLPERF_ISA_NS {
 namespace {
-
-// Taps along one axis, grouped by phase. The forward direction has one phase; backward to the input one for each
-// remainder of the pixel's index by the stride, within which every pixel has the same taps at stride 1.
-struct Axis {
-    int64_t src, dst, phases;
-    int64_t step;      // source pixels per grid index
-    int64_t dst_step;  // destination pixels per grid index
-    int64_t* tap;      // filter index
-    int64_t* offset;   // source pixel = index * step + offset
-    int64_t* first;    // of each phase, in tap and offset; one more at the end
-
-    int64_t grid(int64_t phase) const { return phase < dst ? ceil_div(dst - phase, dst_step) : 0; }
-    int64_t taps(int64_t phase) const { return first[phase + 1] - first[phase]; }
-};
-
-Axis make_axis(bool forward, int64_t in, int64_t out, int64_t filter, int64_t stride, int64_t pad, int64_t dilation,
-               int64_t* memory) {
-    Axis a;
-    a.src = forward ? in : out;
-    a.dst = forward ? out : in;
-    a.phases = forward ? 1 : stride;
-    a.step = forward ? stride : 1;
-    a.dst_step = forward ? 1 : stride;
-    a.tap = memory;
-    a.offset = memory + filter;
-    a.first = memory + 2 * filter;
-    int64_t count = 0;
-    for (int64_t phase = 0; phase < a.phases; ++phase) {
-        a.first[phase] = count;
-        for (int64_t i = 0; i < filter; ++i) {
-            const int64_t distance = forward ? i * dilation - pad : phase + pad - i * dilation;
-            if (!forward && distance % stride != 0) continue;
-            a.tap[count] = i;
-            a.offset[count++] = forward ? distance : distance / stride;
-        }
-    }
-    a.first[a.phases] = count;
-    return a;
-}
-
-int64_t axis_memory(int64_t filter, int64_t stride) {
-    return 2 * filter + stride + 1;
-}
-
-struct Problem {
-    Conv2dShape s;
-    bool forward, merged, slab, pairs, tiles;
-    Axis h, w;
-    int64_t src_c, dst_c;  // channels of a pixel
-    int64_t run, n;        // reduction per tap, output channels; of one group
-    int64_t all_taps;
-    int64_t* tap_offset;  // of the weight, in packed order
-    int64_t src_size;     // bytes of an element as the tiles read it
-    int64_t slab_w;       // pixels of a slab's row
-
-    int64_t panels() const { return ceil_div(n, kPanel); }
-    int64_t pack_step() const { return round_up(packed_floats(all_taps, run, n, pairs, tiles), 16); }
-    int64_t rows(int64_t ph, int64_t pw) const { return s.n * h.grid(ph) * w.grid(pw); }
-};
-
-Problem make_problem(const Conv2dShape& s, bool forward, bool tiles, Arena& arena) {
-    Problem p;
-    p.s = s;
-    p.forward = forward;
-    p.merged = forward && merges_taps(s);
-    p.slab = p.merged || needs_conversion(s.dtype);
-    p.pairs = uses_pairs(s.dtype);
-    p.src_size = p.pairs ? 2 : 4;
-    p.src_c = forward ? s.c : s.k;
-    p.dst_c = forward ? s.k : s.c;
-    p.run = p.src_c / s.groups * (p.merged ? s.s : 1);
-    p.n = p.dst_c / s.groups;
-    p.all_taps = p.merged ? s.r : s.r * s.s;
-    p.tiles = tiles;
-    const int64_t filter_w = p.merged ? 1 : s.s;
-    int64_t* mh = arena.take<int64_t>(axis_memory(s.r, s.stride_h));
-    int64_t* mw = arena.take<int64_t>(axis_memory(filter_w, s.stride_w));
-    p.tap_offset = arena.take<int64_t>(p.all_taps);
-    p.slab_w = p.merged ? (s.ow - 1) * s.stride_w + s.s : forward ? s.w : s.ow;
-    if (!arena.base) return p;
-    p.h = make_axis(forward, s.h, s.oh, s.r, s.stride_h, s.pad_h, s.dil_h, mh);
-    p.w = make_axis(forward, s.w, s.ow, filter_w, s.stride_w, p.merged ? 0 : s.pad_w, s.dil_w, mw);
-    int64_t t = 0;
-    for (int64_t ph = 0; ph < p.h.phases; ++ph) {
-        for (int64_t pw = 0; pw < p.w.phases; ++pw) {
-            for (int64_t r = p.h.first[ph]; r < p.h.first[ph + 1]; ++r) {
-                for (int64_t c = p.w.first[pw]; c < p.w.first[pw + 1]; ++c) {
-                    p.tap_offset[t++] = p.h.tap[r] * s.w_r + p.w.tap[c] * s.w_s;
-                }
-            }
-        }
-    }
-    return p;
-}
 
 // Whether a call that packs the weights itself, or packs them beforehand, does so for tiles.
 bool wants_tiles(const Conv2dShape& s, bool forward, bool prepacked) {
@@ -146,6 +52,7 @@ struct Scratch {
     float* acc;
     char* slab;
     float* panel;
+    int64_t* tap_bytes;  // of a raster
 };
 
 int64_t slab_rows(const Problem& p, int64_t rows) {
@@ -163,8 +70,11 @@ Scratch take_scratch(const Problem& p, Arena& arena, bool prepacked) {
     Scratch t;
     t.rows = arena.take<const char*>(max64(kTableBytes / 8, kBlocks.row_step * p.all_taps));
     t.out = arena.take<int64_t>(max64(rows, kPanelRows));
-    t.acc = arena.take<float>(engine_floats(rows, p.n, p.all_taps, p.run, p.pairs, p.tiles));
-    t.slab = arena.take<char>(p.slab ? slab_rows(p, rows) * p.slab_w * p.src_c * p.src_size : 0);
+    const int64_t even = p.tiles ? even_sizes(kRasterRows, p.all_taps, p.run).floats() : 0;
+    t.acc = arena.take<float>(max64(even, engine_floats(rows, p.n, p.all_taps, p.run, p.pairs, p.tiles)));
+    const int64_t slab = p.slab ? slab_rows(p, rows) * p.slab_w * p.src_c * p.src_size : 0;
+    t.slab = arena.take<char>(max64(slab, may_raster(p, p.tiles) ? kRasterBytes + raster_slack(p) : 0));
+    t.tap_bytes = arena.take<int64_t>(p.all_taps);
     t.panel = arena.take<float>(prepacked || p.slab || p.tiles || p.s.groups > 1
                                     ? 0
                                     : packed_floats(p.all_taps, p.run, kPanel, p.pairs, false));
@@ -300,53 +210,137 @@ void run_columns(const Call& c, const RowBlock& block, int64_t g, int64_t first_
     run_rows(product, block, n0, n1, acc);
 }
 
+// A phase of the grid: its first tap in the packed weights, and the counters of its blocks.
+struct Phase {
+    int64_t h, w, first_tap, taps;
+    Shares shares;
+};
+
+// Panels [first, stop) of all groups, for the rows in `block`.
+void run_panels_of(const Call& c, const RowBlock& block, const Phase& phase, int64_t first, int64_t stop, float* acc) {
+    const Problem& p = c.p;
+    for (int64_t at = first; at < stop;) {
+        const int64_t g = at / p.panels(), end = min64(stop, (g + 1) * p.panels());
+        const int64_t n0 = (at - g * p.panels()) * kPanel, n1 = (end - g * p.panels()) * kPanel;
+        run_columns(c, block, g, phase.first_tap, phase.taps, c.packed + g * p.pack_step(), 0, n0, min64(n1, p.n), acc);
+        at = end;
+    }
+}
+
+void run_phase(const Call& c, const Phase& phase, int64_t team, int64_t me, const Scratch& t) {
+    const Problem& p = c.p;
+    const int64_t all_panels = p.s.groups * p.panels(), mr = row_mr(c.tiles), pixel = p.src_c * p.src_size;
+    const int64_t rows = p.rows(phase.h, phase.w), taps = phase.taps, panel_bytes = taps * p.run * kPanel * 4;
+    if (rows == 0) return;
+    const Grid grid = row_grid(rows, all_panels, pixel, panel_bytes, team, mr);
+    const auto rows_of = [&](int64_t share) { return split(rows, grid.m, share / grid.n, mr); };
+    const auto panels_of = [&](int64_t share) { return split(all_panels, grid.n, share % grid.n); };
+    const auto cut_of = [&](int64_t share) {
+        if (share >= grid.m * grid.n) return Cut{};
+        const Range m = rows_of(share), panels = panels_of(share);
+        const int64_t step = rows_per_block(p, max64(1, m.end - m.begin), taps);
+        return cut_share(m.end - m.begin, panels.end - panels.begin, panel_bytes, step, team, mr,
+                         c.tiles && !p.pairs);
+    };
+    // Whether pixels are read once each, in their order.
+    const bool in_order = taps == 1 && !p.slab && p.s.groups == 1 && p.h.step == 1 && p.w.step == 1 &&
+                          p.h.dst_step == 1 && p.w.dst_step == 1 && p.h.src == p.h.dst && p.w.src == p.w.dst;
+    Range filled = {0, 0};
+    const auto run_block = [&](int64_t share, int64_t block) {
+        const Cut cut = cut_of(share);
+        const Range m = rows_of(share), panels = panels_of(share);
+        const int64_t begin = m.begin + block / cut.groups() * cut.step, count = min64(cut.step, m.end - begin);
+        if (filled.begin != begin || filled.end != begin + count) {
+            fill_rows(p, c.src, c.buffers.zero, phase.h, phase.w, begin, count, t);
+            filled = {begin, begin + count};
+        }
+        RowBlock rows_block = {t.rows, count, count, t.out, t.out, nullptr};
+        if (in_order) {
+            rows_block.next = c.src + (begin + count) * pixel;
+            rows_block.next_bytes = min64(cut.step, m.end - begin - count) * pixel;
+        }
+        const int64_t first = panels.begin + block % cut.groups() * cut.group;
+        run_panels_of(c, rows_block, phase, first, min64(panels.end, first + cut.group), t.acc);
+    };
+    phase.shares.run(team, me, [&](int64_t share) { return cut_of(share).blocks(); }, run_block);
+}
+
+#if DLPERF_ISA_LEVEL >= 4
+// The same where blocks of grid lines are copied.
+void run_phase_rasters(const Call& c, const Phase& phase, const Raster& r, int64_t team, int64_t me, const Scratch& t) {
+    const Problem& p = c.p;
+    const int64_t gh = p.h.grid(phase.h), gw = p.w.grid(phase.w), panels = p.panels();
+    const int64_t per_image = ceil_div(gh, r.lines), parts = p.s.n * per_image;
+    const int64_t wanted = team > 1 ? ceil_div(kBlocksOfShare * team, parts) : 1;
+    const int64_t group = max64(min64(panels, 2), ceil_div(panels, wanted)), groups = ceil_div(panels, group);
+    const int64_t image_bytes = p.h.src * (p.merged ? p.s.w : p.w.src) * p.src_c * p.src_size;
+    raster_taps(p, r, phase.h, phase.w, t.tap_bytes);
+    const EvenRows even = {t.slab, t.tap_bytes, r.row};
+    int64_t filled = -1;
+    bool fit = true;
+    const auto run_block = [&](int64_t share, int64_t i) {
+        const int64_t block = split(parts * groups, team, share).begin + i, part = block / groups;
+        const int64_t image = part / per_image, line = part % per_image * r.lines, lines = min64(r.lines, gh - line);
+        const int64_t first = block % groups * group, stop = min64(panels, first + group);
+        if (filled != part) {
+            fit = fill_raster(p, r, c.src + image * image_bytes, line, lines, t.slab);
+            filled = part;
+        }
+        if (!fit) {
+            filled = -1;
+            const int64_t begin = (image * gh + line) * gw, end = begin + lines * gw;
+            const int64_t step = rows_per_block(p, end - begin, phase.taps);
+            for (int64_t row = begin; row < end; row += step) {
+                const int64_t count = min64(step, end - row);
+                fill_rows(p, c.src, c.buffers.zero, phase.h, phase.w, row, count, t);
+                run_panels_of(c, {t.rows, count, count, t.out, t.out, nullptr}, phase, first, stop, t.acc);
+            }
+            return;
+        }
+        const int64_t count = (lines - 1) * r.pitch + gw;
+        for (int64_t y = 0; y < lines; ++y) {
+            const int64_t ih = (line + y) * p.h.dst_step + phase.h;
+            const int64_t at = ((image * p.h.dst + ih) * p.w.dst + phase.w) * p.dst_c;
+            for (int64_t x = 0; x < r.pitch; ++x) {
+                t.out[y * r.pitch + x] = x < gw ? at + x * p.w.dst_step * p.dst_c : -1;
+            }
+        }
+        RowBlock rows = {nullptr, 0, count, t.out, t.out, nullptr};
+        rows.even = &even;
+        const int64_t line_bytes = image_bytes / p.h.src, next = min64(p.h.src, (line + lines) * p.h.step + p.h.step);
+        rows.next = c.src + image * image_bytes + next * line_bytes;
+        rows.next_bytes = min64(lines * p.h.step * line_bytes, (p.s.n - image) * image_bytes - next * line_bytes);
+        run_panels_of(c, rows, phase, first, stop, t.acc);
+    };
+    phase.shares.run(
+        team, me,
+        [&](int64_t share) {
+            const Range mine = split(parts * groups, team, share);
+            return mine.end - mine.begin;
+        },
+        run_block);
+}
+#endif
+
 // All phases on weights packed beforehand: threads divide pixels and panels of every phase.
 void run_phases(const Call& c, int64_t team, int64_t me, const Scratch& t) {
     const Problem& p = c.p;
-    const int64_t all_panels = p.s.groups * p.panels(), mr = row_mr(c.tiles), pixel = p.src_c * p.src_size;
-    int64_t first_tap = 0, phase = 0;
-    for (int64_t ph = 0; ph < p.h.phases; ++ph) {
-        for (int64_t pw = 0; pw < p.w.phases; ++pw, ++phase) {
-            const int64_t rows = p.rows(ph, pw), taps = p.h.taps(ph) * p.w.taps(pw);
-            const int64_t panel_bytes = taps * p.run * kPanel * 4;
-            const Grid grid = row_grid(rows, all_panels, pixel, panel_bytes, team, mr);
-            const auto rows_of = [&](int64_t share) { return split(rows, grid.m, share / grid.n, mr); };
-            const auto panels_of = [&](int64_t share) { return split(all_panels, grid.n, share % grid.n); };
-            const auto cut_of = [&](int64_t share) {
-                if (rows == 0 || share >= grid.m * grid.n) return Cut{};
-                const Range m = rows_of(share), panels = panels_of(share);
-                const int64_t step = rows_per_block(p, max64(1, m.end - m.begin), taps);
-                return cut_share(m.end - m.begin, panels.end - panels.begin, panel_bytes, step, team, mr);
-            };
-            // Whether pixels are read once each, in their order.
-            const bool in_order = taps == 1 && !p.slab && p.s.groups == 1 && p.h.step == 1 && p.w.step == 1 &&
-                                  p.h.dst_step == 1 && p.w.dst_step == 1 && p.h.src == p.h.dst && p.w.src == p.w.dst;
-            Range filled = {0, 0};
-            const Shares shares = {c.buffers.taken + phase * team * Shares::kApart};
-            const auto run_block = [&](int64_t share, int64_t block) {
-                const Cut cut = cut_of(share);
-                const Range m = rows_of(share), panels = panels_of(share);
-                const int64_t begin = m.begin + block / cut.groups() * cut.step, count = min64(cut.step, m.end - begin);
-                if (filled.begin != begin || filled.end != begin + count) {
-                    fill_rows(p, c.src, c.buffers.zero, ph, pw, begin, count, t);
-                    filled = {begin, begin + count};
-                }
-                RowBlock rows_block = {t.rows, count, count, t.out, t.out, nullptr};
-                if (in_order) {
-                    rows_block.next = c.src + (begin + count) * pixel;
-                    rows_block.next_bytes = min64(cut.step, m.end - begin - count) * pixel;
-                }
-                const int64_t first = panels.begin + block % cut.groups() * cut.group;
-                for (int64_t at = first, stop = min64(panels.end, first + cut.group); at < stop;) {
-                    const int64_t g = at / p.panels(), end = min64(stop, (g + 1) * p.panels());
-                    const int64_t n0 = (at - g * p.panels()) * kPanel, n1 = (end - g * p.panels()) * kPanel;
-                    run_columns(c, rows_block, g, first_tap, taps, c.packed + g * p.pack_step(), 0, n0,
-                                min64(n1, p.n), t.acc);
-                    at = end;
-                }
-            };
-            shares.run(team, me, [&](int64_t share) { return cut_of(share).blocks(); }, run_block);
-            first_tap += taps;
+    Phase phase = {0, 0, 0, 0, {c.buffers.taken}};
+    for (phase.h = 0; phase.h < p.h.phases; ++phase.h) {
+        for (phase.w = 0; phase.w < p.w.phases; ++phase.w) {
+            phase.taps = p.h.taps(phase.h) * p.w.taps(phase.w);
+#if DLPERF_ISA_LEVEL >= 4
+            const Raster raster = plan_raster(p, phase.h, phase.w, c.tiles, team);
+            if (raster.lines > 0) {
+                run_phase_rasters(c, phase, raster, team, me, t);
+            } else {
+                run_phase(c, phase, team, me, t);
+            }
+#else
+            run_phase(c, phase, team, me, t);
+#endif
+            phase.first_tap += phase.taps;
+            phase.shares.taken += team * Shares::kApart;
         }
     }
 }

@@ -94,16 +94,18 @@ static inline int64_t block_rows(int64_t rows, int64_t row_bytes, int64_t taps) 
 }
 
 // Blocks of a share: at most `step` rows, and several where there is more than one thread. Weights that stay in L2 are
-// read again for each block of rows; larger ones are divided.
+// read again for each block of rows; larger ones are divided, unless each part would have A's rows cut anew.
 constexpr int64_t kBlocksOfShare = 4, kLeastRows = 64;
 
-static inline Cut cut_share(int64_t rows, int64_t panels, int64_t panel_bytes, int64_t step, int64_t team, int64_t mr) {
+static inline Cut cut_share(int64_t rows, int64_t panels, int64_t panel_bytes, int64_t step, int64_t team, int64_t mr,
+                            bool cuts_rows) {
     Cut cut = {rows, step, panels, panels};
     if (team == 1 || cut.blocks() >= kBlocksOfShare) return cut;
-    if (panels * panel_bytes <= kBlocks.a_bytes / 2) {
+    if (cuts_rows || panels * panel_bytes <= kBlocks.a_bytes / 2) {
         const int64_t even = round_up(ceil_div(rows, kBlocksOfShare), mr);
         cut.step = min64(step, max64(even, round_up(kLeastRows, mr)));
     }
+    if (cuts_rows) return cut;
     const int64_t blocks = max64(1, ceil_div(rows, cut.step));
     cut.group = max64(1, ceil_div(panels * blocks, kBlocksOfShare));
     return cut;
@@ -125,13 +127,21 @@ struct Product {
     bool tiles;      // B is packed for tiles
 };
 
+// Rows of bfloat16 evenly apart under every tap, whole steps each, as tiles read them.
+struct EvenRows {
+    const char* base;
+    const int64_t* taps;  // bytes from a row to what it reads under a tap
+    int64_t row;          // bytes to the next row
+};
+
 struct RowBlock {
     const char* const* rows;
     int64_t rows_ld;
     int64_t count;
-    const int64_t* out_offset;
+    const int64_t* out_offset;  // negative: the row is not written; EvenRows alone
     const int64_t* residual_offset;
     const float* bias_row;
+    const EvenRows* even = nullptr;  // instead of `rows`
     const char* next = nullptr;  // memory that the next block reads
     int64_t next_bytes = 0;
 };

@@ -210,7 +210,8 @@ void run_row_path(const GemmShape& s, int64_t per_batch, const Operands& o, Aren
             const auto cut_of = [&](int64_t i) {
                 const Range rows = rows_of(i), columns = panels_of(i);
                 const int64_t count = rows.end - rows.begin, step = block_rows(count, row_bytes(s), 1);
-                return cut_share(count, columns.end - columns.begin, s.k * kPanel * 4, step, team, mr);
+                return cut_share(count, columns.end - columns.begin, s.k * kPanel * 4, step, team, mr,
+                                 tiles && !uses_pairs(s.dtype));
             };
             const auto run_block = [&](int64_t i, int64_t block) {
                 const Cut cut = cut_of(i);

@@ -92,7 +92,7 @@ static bool run_outer_tiles(bool pairs, const Region& r, float* a_buffer, float*
                 if (part && pairs && step > 0) std::memcpy(local, c, size_t(height * width) * 4);
                 const int64_t step_bytes = parts * kTileFloats * 4;
                 const TileOperand operand = {a, a + length * step_bytes, 64, step_bytes, length};
-                products.of[whole - 1][width / 16 - 1](&operand, 1, reinterpret_cast<const char*>(b), sums, width,
+                products.of[whole - 1][width / 16 - 1](&operand, 1, 0, reinterpret_cast<const char*>(b), sums, width,
                                                        apart || step == 0, nothing);
                 if (apart) {
                     add_block(local, c, height * width);

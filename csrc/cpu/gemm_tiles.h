@@ -93,6 +93,16 @@ static inline TileSizes tile_sizes(int64_t rows, int64_t columns, int64_t taps, 
     return z;
 }
 
+// The same for EvenRows: one chunk, nothing copied, the same operands for all rows.
+static inline TileSizes even_sizes(int64_t rows, int64_t taps, int64_t run) {
+    TileSizes z = {};
+    z.tiles = round_up(ceil_div(rows, kTileRows), 2);
+    z.chunks = 1;
+    z.chunk = max64(1, taps * steps_of(run));
+    z.operands = taps * int64_t(sizeof(TileOperand)) / 4;
+    return z;
+}
+
 #if DLPERF_ISA_LEVEL >= 4
 
 // The tiles' configuration for as long as this lives; then the caller's own, whose library may rely on it.
@@ -243,8 +253,9 @@ static bool pack_turned(const T* src, int64_t m_step, int64_t k_step, int64_t de
 }
 
 // C's 32 x `width` block, c_step floats from row to row, (+)= A's operands, one after the other, by one panel's steps.
-using TileProduct = void (*)(const TileOperand* a, int64_t operands, const char* b, float* c, int64_t c_step,
-                             bool first, Ahead& ahead);
+// A's are `shift` bytes from where they say.
+using TileProduct = void (*)(const TileOperand* a, int64_t operands, int64_t shift, const char* b, float* c,
+                             int64_t c_step, bool first, Ahead& ahead);
 
 // [tiles of rows - 1][tiles of columns - 1]
 struct TileProducts {

@@ -47,7 +47,8 @@ DLPERF_INLINE void multiply() {
 }
 
 template <bool Thirds, int Rows, int Columns>
-void tiles(const TileOperand* a, int64_t operands, const char* b, float* c, int64_t c_step, bool first, Ahead& ahead) {
+void tiles(const TileOperand* a, int64_t operands, int64_t shift, const char* b, float* c, int64_t c_step, bool first,
+           Ahead& ahead) {
     constexpr int64_t kTile = kTileFloats * 4, kB = Columns * kTile, kParts = Thirds ? kThirds : 1;
     const int64_t bytes = c_step * 4, lower = kTileRows * c_step;
     if (first) {
@@ -60,7 +61,7 @@ void tiles(const TileOperand* a, int64_t operands, const char* b, float* c, int6
     }
     const char* asked = ahead.at;
     for (const TileOperand* end = a + operands; a < end; ++a) {
-        const char *upper = a->upper, *second = a->lower;
+        const char *upper = a->upper + shift, *second = a->lower + shift;
         const int64_t row = a->row, step = a->step;
         for (int64_t i = 0; i < a->steps; ++i, upper += step, second += step, b += kParts * kB) {
             if (asked < ahead.end) {
@@ -141,10 +142,7 @@ void pack_tile(const Product& p, const char* const* rows, int64_t count, int64_t
     }
 }
 
-// Rows that lie one distance apart are read in place. Long rows under many panels of one tap are copied: a copy is read
-// often, and its lines are neighbours.
-constexpr int64_t kPanelsInPlace = 4, kRunInPlace = 128;
-
+// Rows that lie one distance apart are read in place.
 bool evenly_apart(const char* const* rows, int64_t count, int64_t distance) {
     bool even = true;
     for (int64_t i = 1; i < count; ++i) even &= rows[i] - rows[i - 1] == distance;
@@ -185,6 +183,14 @@ int64_t place_rows(const Product& p, const RowBlock& block, int64_t row, int64_t
         }
     }
     return operands - made;
+}
+
+// Operands of EvenRows' first two tiles; all others' are a shift away.
+void place_even(const EvenRows& e, int64_t taps, int64_t steps, TileOperand* operands) {
+    for (int64_t tap = 0; tap < taps; ++tap) {
+        const char* upper = e.base + e.taps[tap];
+        operands[tap] = {upper, upper + kTileRows * e.row, e.row, kRowBytes, steps};
+    }
 }
 
 // ---- Rows that float32's parts can't stand for ----
@@ -298,7 +304,8 @@ template <bool Thirds>
 void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end, float* scratch) {
     constexpr int64_t kParts = Thirds ? kThirds : 1;
     const int64_t steps = p.taps * steps_of(p.run);
-    const TileSizes z = tile_sizes(block.count, n_end - n_begin, p.taps, p.run, !Thirds);
+    const TileSizes z = block.even ? even_sizes(block.count, p.taps, p.run)
+                                   : tile_sizes(block.count, n_end - n_begin, p.taps, p.run, !Thirds);
     char* a = reinterpret_cast<char*>(scratch);
     float *most = scratch + z.a, *acc = most + z.most;
     TileOperand* operands = reinterpret_cast<TileOperand*>(acc + z.acc);
@@ -309,14 +316,24 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
     TileCall t = {};
     t.epilogue = p.epilogue;
     t.bias_col = p.bias_col;
-    const auto finish = [&](const float* c, int64_t width, int64_t row, int64_t n0) {
+    const auto finish_rows_of = [&](const float* c, int64_t width, int64_t row, int64_t rows, int64_t n0) {
         t.acc = const_cast<float*>(c);
         t.out_offset = block.out_offset + row;
         t.residual_offset = block.residual_offset + row;
         t.bias_row = block.bias_row ? block.bias_row + row : nullptr;
         t.n0 = n0;
         t.n_valid = int(min64(p.n - n0, kPanel));
-        finish_block(t, int(min64(2 * kTileRows, block.count - row)), width);
+        finish_block(t, int(rows), width);
+    };
+    const auto finish = [&](const float* c, int64_t width, int64_t row, int64_t n0) {
+        const int64_t end = row + min64(2 * kTileRows, block.count - row);
+        if (!block.even) return finish_rows_of(c, width, row, end - row, n0);
+        for (int64_t i = row; i < end;) {
+            int64_t stop = i;
+            while (stop < end && block.out_offset[stop] >= 0) ++stop;
+            if (stop > i) finish_rows_of(c + (i - row) * width, width, i, stop - i, n0);
+            for (i = stop; i < end && block.out_offset[i] < 0;) ++i;
+        }
     };
     const auto panel_of = [&](int64_t n0, int64_t width) {
         return p.b + (n0 * all_steps + p.first_tap * steps_of(p.run) * width) * kTileUnits * kParts;
@@ -335,6 +352,7 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
         const int64_t size = dtype_size(e.dtype), bytes = min64(p.n - n0, kPanel) * size;
         const int64_t rows = min64(2 * kTileRows, block.count - row);
         for (int64_t i = row; i < row + rows; ++i) {
+            if (block.out_offset[i] < 0) continue;
             const char* y = static_cast<const char*>(e.out) + (block.out_offset[i] + n0) * size;
             for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(y + at, 1, 2);
             if (!e.residual || e.residual_col != 1) continue;
@@ -344,8 +362,8 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
     };
     const int64_t all = ceil_div(n_end - n_begin, kPanel) * (z.tiles / 2) * max64(1, steps);
     Ahead ahead = {block.next, block.next + block.next_bytes, round_up(ceil_div(block.next_bytes, all), kLine)};
-    const bool few = true || n_end - n_begin <= kPanelsInPlace * kPanel || p.run <= kRunInPlace;
-    const bool in_place = p.run % kStepRun == 0 && (p.taps > 1 || few);
+    if (block.even) place_even(*block.even, p.taps, steps_of(p.run), operands);
+    const bool in_place = p.run % kStepRun == 0;
     for (int64_t group = n_begin; group < n_end; group += kGroupColumns) {
         const int64_t group_end = min64(n_end, group + kGroupColumns);
         // Where everything is one chunk, the next group finds A packed.
@@ -354,7 +372,7 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
         for (int64_t chunk = 0; chunk < z.chunks; ++chunk) {
             const int64_t begin = chunk * z.chunk, end = min64(steps, begin + z.chunk), length = max64(0, end - begin);
             const int64_t tile_size = length * kParts * kTileFloats * 4;
-            for (int64_t row = 0; packs && row < block.count; row += 2 * kTileRows) {
+            for (int64_t row = 0; packs && !block.even && row < block.count; row += 2 * kTileRows) {
                 const int64_t pair = row / (2 * kTileRows);
                 counts[pair] =
                     place_rows<Thirds>(p, block, row, begin, begin + length, in_place, a + 2 * pair * tile_size,
@@ -374,8 +392,13 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
                     const bool apart = Thirds && chunk > 0;
                     float* c = apart || z.chunks == 1 ? local[turn ^= 1] : sums;
                     if (chunk == z.chunks - 1) fetch(row, n0);
-                    products.of[rows][columns](operands + tile / 2 * (p.taps + 1), counts[tile / 2], b, c, width,
-                                               apart || chunk == 0, ahead);
+                    const bool begins = apart || chunk == 0;
+                    if (block.even) {
+                        products.of[rows][columns](operands, p.taps, row * block.even->row, b, c, width, begins, ahead);
+                    } else {
+                        products.of[rows][columns](operands + tile / 2 * (p.taps + 1), counts[tile / 2], 0, b, c, width,
+                                                   begins, ahead);
+                    }
                     if (apart) {
                         add_block(c, sums, (rows + 1) * kTileRows * width);
                         c = sums;
