@@ -191,3 +191,58 @@ def test_gelu_of_16_bits_is_torchs_everywhere():
     truth = torch.nn.functional.gelu(x[:, 0].double())
     error = (y[:, 0].double() - truth)[finite].abs()
     assert bool((error <= 2.0**-8 * truth[finite].abs() + 1e-6).all())
+
+
+@hypothesis.settings(
+    max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+@hypothesis.given(
+    n=st.integers(1, 3),
+    channels=st.sampled_from([1, 3, 5, 16, 20, 64]),
+    filters=st.sampled_from([7, 16, 33, 96]),
+    size=st.tuples(st.integers(5, 40), st.integers(5, 40)),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    dilation=st.integers(1, 2),
+    odd=st.sampled_from([None, math.inf, math.nan]),
+)
+def test_pixels_copied_with_their_borders(n, channels, filters, size, kernel, stride, padding, dilation, odd):
+    """bfloat16 convolutions and their inputs' gradients; one odd pixel changes what reads it and nothing else."""
+    spans = [dilation * (k - 1) + 1 for k in kernel]
+    hypothesis.assume(all(s + 2 * p >= span for s, p, span in zip(size, padding, spans)))
+    x = torch.randn(n, channels, *size).bfloat16().contiguous(memory_format=LAST)
+    weight = (torch.randn(filters, channels, *kernel) / math.prod(kernel) ** 0.5).bfloat16()
+    if odd is not None:
+        x[-1, channels // 2, size[0] // 2, size[1] - 1] = odd
+    x.requires_grad_()
+    options = dict(stride=stride, padding=padding, dilation=dilation)
+    exact = x.detach().double().requires_grad_()
+    truth = torch.nn.functional.conv2d(exact, weight.double(), **options)
+    y = F.conv2d(x, weight, **options)
+    finite = truth.isfinite()
+    assert torch.equal(y.isfinite(), finite)
+    assert relative_error(y[finite].detach(), truth[finite].detach()) < 1e-2
+    layer = torch.nn.Conv2d(channels, filters, kernel, bias=False, **options).eval()
+    layer.weight.data.copy_(weight.float())
+    plan = dlperf.optimize(layer, mode="inference", dtype=torch.bfloat16)
+    with torch.inference_mode():
+        assert torch.equal(plan(x.detach()).nan_to_num(), y.detach().nan_to_num())
+    if odd is None:
+        seed = torch.randn_like(truth)
+        (gradient,) = torch.autograd.grad(y, x, seed.bfloat16())
+        (expected,) = torch.autograd.grad(truth, exact, seed.bfloat16().double())
+        assert relative_error(gradient, expected) < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_who_computes_a_block_is_not_seen_in_it(dtype):
+    """The same bits every time, though threads take blocks of each other's shares."""
+    x = torch.randn(3, 64, 30, 27).to(dtype).contiguous(memory_format=LAST)
+    layers = [torch.nn.Conv2d(64, 96, 3, padding=1), torch.nn.Conv2d(64, 96, 3, stride=2), torch.nn.Conv2d(64, 200, 1)]
+    for layer in layers:
+        plan = dlperf.optimize(layer.eval(), mode="inference", dtype=dtype)
+        with torch.inference_mode():
+            first = plan(x)
+            for _ in range(30):
+                assert torch.equal(plan(x), first), layer
