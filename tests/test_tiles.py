@@ -210,13 +210,13 @@ def test_gelu_of_16_bits_is_torchs_everywhere():
 def test_pixels_copied_with_their_borders(n, channels, filters, size, kernel, stride, padding, dilation, odd):
     """bfloat16 convolutions and their inputs' gradients; one odd pixel changes what reads it and nothing else."""
     spans = [dilation * (k - 1) + 1 for k in kernel]
-    hypothesis.assume(all(s + 2 * p >= span for s, p, span in zip(size, padding, spans)))
+    hypothesis.assume(all(s + 2 * p >= span for s, p, span in zip(size, padding, spans, strict=True)))
     x = torch.randn(n, channels, *size).bfloat16().contiguous(memory_format=LAST)
     weight = (torch.randn(filters, channels, *kernel) / math.prod(kernel) ** 0.5).bfloat16()
     if odd is not None:
         x[-1, channels // 2, size[0] // 2, size[1] - 1] = odd
     x.requires_grad_()
-    options = dict(stride=stride, padding=padding, dilation=dilation)
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
     exact = x.detach().double().requires_grad_()
     truth = torch.nn.functional.conv2d(exact, weight.double(), **options)
     y = F.conv2d(x, weight, **options)

@@ -239,8 +239,7 @@ void run_phase(const Call& c, const Phase& phase, int64_t team, int64_t me, cons
         if (share >= grid.m * grid.n) return Cut{};
         const Range m = rows_of(share), panels = panels_of(share);
         const int64_t step = rows_per_block(p, max64(1, m.end - m.begin), taps);
-        return cut_share(m.end - m.begin, panels.end - panels.begin, panel_bytes, step, team, mr,
-                         c.tiles && !p.pairs);
+        return cut_share(m.end - m.begin, panels.end - panels.begin, panel_bytes, step, team, mr, c.tiles && !p.pairs);
     };
     // Whether pixels are read once each, in their order.
     const bool in_order = taps == 1 && !p.slab && p.s.groups == 1 && p.h.step == 1 && p.w.step == 1 &&

@@ -19,8 +19,8 @@ struct Axis {
     int64_t taps(int64_t phase) const { return first[phase + 1] - first[phase]; }
 };
 
-static inline Axis make_axis(bool forward, int64_t in, int64_t out, int64_t filter, int64_t stride, int64_t pad, int64_t dilation,
-               int64_t* memory) {
+static inline Axis make_axis(bool forward, int64_t in, int64_t out, int64_t filter, int64_t stride, int64_t pad,
+                             int64_t dilation, int64_t* memory) {
     Axis a;
     a.src = forward ? in : out;
     a.dst = forward ? out : in;

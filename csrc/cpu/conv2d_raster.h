@@ -1,12 +1,12 @@
-// A block of pixels of bfloat16 for AMX's tiles, copied once with its borders, so that under every tap the pixels of all grid lines
-// lie evenly apart.
+// A block of pixels of bfloat16 for AMX's tiles, copied once with its borders, so that under every tap the pixels of
+// all grid lines lie evenly apart.
 //
 //   [plane][line][pitch][step of the reduction][32 bfloat16]
 //
-// With a stride there is a plane for each remainder of a source pixel's index by it, within which neighbours of the grid
-// are neighbours. A grid line is `pitch` rows of the product; those beyond the grid's width straddle two lines, are
-// computed with the others and written nowhere. With merged taps a line is [pitch][stride * channels]. float32 was tried
-// too and gained nothing: its six products outweigh what cutting the same pixels into parts for each tap costs.
+// With a stride there is a plane for each remainder of a source pixel's index by it, within which neighbours of the
+// grid are neighbours. A grid line is `pitch` rows of the product; those beyond the grid's width straddle two lines,
+// are computed with the others and written nowhere. With merged taps a line is [pitch][stride * channels]. float32 was
+// tried too and gained nothing: its six products outweigh what cutting the same pixels into parts for each tap costs.
 #pragma once
 
 #include "cpu/conv2d_problem.h"
@@ -25,7 +25,7 @@ struct Raster {
     PlaneAxis h, w;
 };
 
-constexpr int64_t kRasterRows = 1024, kRasterLines = 4;
+constexpr int64_t kRasterRows = 1024, kRasterLines = 4;  // of a block: at most, and at least where threads are many
 constexpr int64_t kRasterBytes = 768 << 10;
 constexpr double kRasterWaste = 1.2;  // rows computed for each that is wanted
 
@@ -136,7 +136,7 @@ static inline bool fill_raster(const Problem& p, const Raster& r, const char* im
                 continue;
             }
             // Pixel j of the line is the source's (j + least) * sw + rw.
-            const int64_t j0 = min64(r.pitch, max64(0, ceil_div(max64(0, -rw), sw) - r.w.least));
+            const int64_t j0 = min64(r.pitch, max64(0, -r.w.least));
             const int64_t j1 = max64(j0, min64(r.pitch, floor_div(width - 1 - rw, sw) + 1 - r.w.least));
             std::memset(dst, 0, size_t(j0 * r.row));
             copy_pixels(src + ((j0 + r.w.least) * sw + rw) * pixel, sw * pixel, p.run, j1 - j0, dst + j0 * r.row);

@@ -142,7 +142,7 @@ struct RowBlock {
     const int64_t* residual_offset;
     const float* bias_row;
     const EvenRows* even = nullptr;  // instead of `rows`
-    const char* next = nullptr;  // memory that the next block reads
+    const char* next = nullptr;      // memory that the next block reads
     int64_t next_bytes = 0;
 };
 

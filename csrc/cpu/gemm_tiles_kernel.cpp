@@ -7,9 +7,9 @@ namespace {
 
 // ---- Blocks of 2 x 2 tiles ----
 
-// Tiles 0 to 3 are C's, 4 and 5 A's, 6 and 7 B's.
 constexpr int64_t kLine = 64;
 
+// Tiles 0 to 3 are C's, 4 and 5 A's, 6 and 7 B's.
 template <int Rows, int Columns>
 DLPERF_INLINE void load_result(const float* c, int64_t bytes, int64_t lower) {
     _tile_loadd(0, c, bytes);
@@ -65,7 +65,8 @@ void tiles(const TileOperand* a, int64_t operands, int64_t shift, const char* b,
         const int64_t row = a->row, step = a->step;
         for (int64_t i = 0; i < a->steps; ++i, upper += step, second += step, b += kParts * kB) {
             if (asked < ahead.end) {
-                for (const char* stop = asked + ahead.bytes; asked < stop; asked += kLine) __builtin_prefetch(asked, 0, 2);
+                for (const char* stop = asked + ahead.bytes; asked < stop; asked += kLine)
+                    __builtin_prefetch(asked, 0, 2);
             }
             if constexpr (Thirds) {
                 load_b<Columns>(b);

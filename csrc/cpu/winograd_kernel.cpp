@@ -134,13 +134,22 @@ Vec transform_results(const Call& call, const Scratch& t, int64_t begin, int64_t
     return bad;
 }
 
-// Tiles and panels of one thread. Returns whether every sum was finite.
+// One thread's part. Returns whether every sum was finite.
 template <class T>
-bool run_blocks(const Call& call, const float* zero, Range tiles, Range panels, const Scratch& t) {
+bool run_blocks(const Call& call, const float* zero, const Shares& shares, int64_t team, int64_t me, const Scratch& t) {
     const Problem& p = call.p;
-    const int64_t step = tiles_per_block(p, tiles.end - tiles.begin);
+    const Grid grid = row_grid(p.tiles.count, p.panels(), p.src_c * 4, p.src_c * kPanel * 4, team, kPanelMr);
     Vec bad = Vec::zero();
-    for (int64_t i = tiles.begin; i < tiles.end; i += step) {
+    const auto tiles_of = [&](int64_t share) {
+        return share < grid.m * grid.n ? split(p.tiles.count, grid.m, share / grid.n, kPanelMr) : Range{0, 0};
+    };
+    const auto blocks = [&](int64_t share) {
+        const Range tiles = tiles_of(share);
+        return ceil_div(tiles.end - tiles.begin, tiles_per_block(p, tiles.end - tiles.begin));
+    };
+    const auto run_block = [&](int64_t share, int64_t block_index) {
+        const Range tiles = tiles_of(share), panels = split(p.panels(), grid.n, share % grid.n);
+        const int64_t step = tiles_per_block(p, tiles.end - tiles.begin), i = tiles.begin + block_index * step;
         const int64_t count = min64(step, tiles.end - i);
         transform_data(p.tiles, static_cast<const T*>(call.src), zero, i, count, t.data, t.data_step);
         for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
@@ -164,7 +173,8 @@ bool run_blocks(const Call& call, const float* zero, Range tiles, Range panels, 
             }
             DLPERF_ACT_SWITCH(p.s.act, bad = bad + transform_results<A, T>(call, t, i, count, n0, width));
         }
-    }
+    };
+    shares.run(team, me, blocks, run_block);
     const float sum = bad.sum();
     return sum == 0.0f;
 }
@@ -252,6 +262,7 @@ Vec run_few(const Call& call, const T* weight, const float* data, int64_t first,
 // ---- The whole call ----
 
 struct Buffers {
+    int64_t* taken;  // blocks of each thread's share
     float *zero, *bias, *filters, *data;
 };
 
@@ -275,9 +286,10 @@ bool makes_filters(const Problem& p, bool prepacked) {
     return !keeps_filters(p) || (!prepacked && p.tiles.count <= kFewTiles);
 }
 
-Buffers take_buffers(const Problem& p, Arena& arena, bool prepacked) {
+Buffers take_buffers(const Problem& p, Arena& arena, int64_t threads, bool prepacked) {
     const bool few = makes_filters(p, prepacked);
     Buffers b = {};
+    b.taken = arena.take<int64_t>(threads * Shares::kApart);
     b.zero = arena.take<float>(p.padded_c);
     b.bias = arena.take<float>(padded_bias(p.dst_c));
     b.filters = arena.take<float>(prepacked || few ? 0 : kPoints * p.point_step);
@@ -289,7 +301,7 @@ int64_t workspace_bytes(const Conv2dShape& s, ConvDirection direction, int64_t t
     if (direction == ConvDirection::bwd_weight) return winograd_weight_bytes(s, threads);
     const Problem p = make_problem(s, direction == ConvDirection::forward);
     Arena arena = {nullptr};
-    take_buffers(p, arena, prepacked);
+    take_buffers(p, arena, threads, prepacked);
     const bool few = makes_filters(p, prepacked);
     for (int64_t i = 0; i < threads; ++i) few ? take_few_scratch(p, arena) : take_scratch(p, arena);
     // A fallback to the direct sum starts anew.
@@ -363,7 +375,8 @@ void run(const Conv2dShape& shape, bool forward, const void* src, const void* we
     const void* w = prepacked ? static_cast<const float*>(weight) + filter_floats(p) : weight;
     const bool makes = makes_filters(p, prepacked);
     Arena arena = {static_cast<char*>(workspace)};
-    const Buffers b = take_buffers(p, arena, prepacked);
+    const Buffers b = take_buffers(p, arena, threads, prepacked);
+    std::memset(b.taken, 0, size_t(threads * Shares::kApart) * sizeof(int64_t));
     std::memset(b.zero, 0, size_t(p.padded_c) * 4);
     if (bias) expand_bias(shape.dtype, bias, p.dst_c, b.bias);
     const float* filters = prepacked ? static_cast<const float*>(weight) : b.filters;
@@ -383,12 +396,7 @@ void run(const Conv2dShape& shape, bool forward, const void* src, const void* we
                 DLPERF_DTYPE_SWITCH(shape.dtype, pack_filters(p, static_cast<const T*>(weight), b.filters, team, me))
 #pragma omp barrier
             }
-            const Grid grid = row_grid(p.tiles.count, p.panels(), p.src_c * 4, p.src_c * kPanel * 4, team, kPanelMr);
-            if (me < grid.m * grid.n) {
-                const Range tiles = split(p.tiles.count, grid.m, me / grid.n, kPanelMr);
-                const Range panels = split(p.panels(), grid.n, me % grid.n);
-                DLPERF_DTYPE_SWITCH(shape.dtype, finite = run_blocks<T>(call, b.zero, tiles, panels, t))
-            }
+            DLPERF_DTYPE_SWITCH(shape.dtype, finite = run_blocks<T>(call, b.zero, {b.taken}, team, me, t))
         }
     }
     if (finite) return;
