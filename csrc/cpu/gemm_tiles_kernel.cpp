@@ -301,6 +301,8 @@ struct Pending {
     int64_t width, row, n0;
 };
 
+constexpr int64_t kRowsFirst = 256 << 10;  // bytes of B
+
 template <bool Thirds>
 void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end, float* scratch) {
     constexpr int64_t kParts = Thirds ? kThirds : 1;
@@ -365,6 +367,9 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
     Ahead ahead = {block.next, block.next + block.next_bytes, round_up(ceil_div(block.next_bytes, all), kLine)};
     if (block.even) place_even(*block.even, p.taps, steps_of(p.run), operands);
     const bool in_place = p.run % kStepRun == 0;
+    // Results' lines in their order, where B's panels are not too large to be read again for each 32 rows.
+    const bool rows_first =
+        z.chunks == 1 && steps * kStepRun * 2 * kParts * min64(n_end - n_begin, kGroupColumns) <= kRowsFirst;
     for (int64_t group = n_begin; group < n_end; group += kGroupColumns) {
         const int64_t group_end = min64(n_end, group + kGroupColumns);
         // Where everything is one chunk, the next group finds A packed.
@@ -380,32 +385,36 @@ void run(const Product& p, const RowBlock& block, int64_t n_begin, int64_t n_end
                                        tile_size, most + row * Vec::W, operands + pair * (p.taps + 1));
             }
             TileScope scope;
-            for (int64_t n0 = group; n0 < group_end; n0 += kPanel) {
-                const int64_t width = panel_width(p.n, n0);
+            const auto multiply_block = [&](int64_t n0, int64_t row) {
+                const int64_t width = panel_width(p.n, n0), pair = row / (2 * kTileRows);
                 const char* b =
                     reinterpret_cast<const char*>(panel_of(n0, width) + begin * kTileUnits * kParts * width);
-                const int columns = int(width / 16 - 1);
-                for (int64_t tile = 0; tile * kTileRows < block.count; tile += 2) {
-                    const int64_t row = tile * kTileRows;
-                    const int rows = block.count - row > kTileRows ? 1 : 0;
-                    float* sums = acc + (n0 - group) * z.tiles * kTileRows + row * kPanel;
-                    // Each chunk's parts are summed by themselves: with six products each, roundings would add up.
-                    const bool apart = Thirds && chunk > 0;
-                    float* c = apart || z.chunks == 1 ? local[turn ^= 1] : sums;
-                    if (chunk == z.chunks - 1) fetch(row, n0);
-                    const bool begins = apart || chunk == 0;
-                    if (block.even) {
-                        products.of[rows][columns](operands, p.taps, row * block.even->row, b, c, width, begins, ahead);
-                    } else {
-                        products.of[rows][columns](operands + tile / 2 * (p.taps + 1), counts[tile / 2], 0, b, c, width,
-                                                   begins, ahead);
-                    }
-                    if (apart) {
-                        add_block(c, sums, (rows + 1) * kTileRows * width);
-                        c = sums;
-                    }
-                    finish_pending();
-                    if (chunk == z.chunks - 1) pending = {c, width, row, n0};
+                const int columns = int(width / 16 - 1), rows = block.count - row > kTileRows ? 1 : 0;
+                float* sums = acc + (n0 - group) * z.tiles * kTileRows + row * kPanel;
+                // Each chunk's parts are summed by themselves: with six products each, roundings would add up.
+                const bool apart = Thirds && chunk > 0, begins = apart || chunk == 0;
+                float* c = apart || z.chunks == 1 ? local[turn ^= 1] : sums;
+                if (chunk == z.chunks - 1) fetch(row, n0);
+                if (block.even) {
+                    products.of[rows][columns](operands, p.taps, row * block.even->row, b, c, width, begins, ahead);
+                } else {
+                    products.of[rows][columns](operands + pair * (p.taps + 1), counts[pair], 0, b, c, width, begins,
+                                               ahead);
+                }
+                if (apart) {
+                    add_block(c, sums, (rows + 1) * kTileRows * width);
+                    c = sums;
+                }
+                finish_pending();
+                if (chunk == z.chunks - 1) pending = {c, width, row, n0};
+            };
+            if (rows_first) {
+                for (int64_t row = 0; row < block.count; row += 2 * kTileRows) {
+                    for (int64_t n0 = group; n0 < group_end; n0 += kPanel) multiply_block(n0, row);
+                }
+            } else {
+                for (int64_t n0 = group; n0 < group_end; n0 += kPanel) {
+                    for (int64_t row = 0; row < block.count; row += 2 * kTileRows) multiply_block(n0, row);
                 }
             }
             finish_pending();
