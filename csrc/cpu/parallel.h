@@ -22,17 +22,19 @@ static inline Range split(int64_t total, int64_t parts, int64_t index, int64_t g
 // Work divided beforehand into one share of blocks for each thread. Who is done takes blocks of the others' shares:
 // cores seldom run at one speed. What a block computes may not depend on who computes it.
 struct Shares {
-    static constexpr int64_t kApart = 8;  // counters on lines of their own
+    static constexpr int64_t kApart = 8;    // counters on lines of their own
+    static constexpr int64_t kVisited = 8;  // shares that a thread looks at, its own among them
 
     int64_t* taken;  // kApart for each share, zero at the beginning
 
     // Calls body(share, block) for thread `me` of `team`, where `blocks(share)` is how many that share has.
     template <class Blocks, class Body>
     void run(int64_t team, int64_t me, const Blocks& blocks, const Body& body) const {
-        for (int64_t i = 0; i < team; ++i) {
+        for (int64_t i = 0; i < team && i < kVisited; ++i) {
             const int64_t share = (me + i) % team, count = blocks(share);
-            while (true) {
-                const int64_t block = __atomic_fetch_add(taken + share * kApart, 1, __ATOMIC_RELAXED);
+            int64_t* next = taken + share * kApart;
+            while (__atomic_load_n(next, __ATOMIC_RELAXED) < count) {
+                const int64_t block = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
                 if (block >= count) break;
                 body(share, block);
             }
