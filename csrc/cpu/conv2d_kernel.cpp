@@ -70,35 +70,14 @@ Scratch take_scratch(const Problem& p, Arena& arena, bool prepacked) {
     Scratch t;
     t.rows = arena.take<const char*>(max64(kTableBytes / 8, kBlocks.row_step * p.all_taps));
     t.out = arena.take<int64_t>(max64(rows, kPanelRows));
-    const int64_t even = p.tiles ? even_sizes(kRasterRows, p.all_taps, p.run).floats() : 0;
-    t.acc = arena.take<float>(max64(even, engine_floats(rows, p.n, p.all_taps, p.run, p.pairs, p.tiles)));
+    t.acc = arena.take<float>(engine_floats(rows, p.n, p.all_taps, p.run, p.pairs, p.tiles));
     const int64_t slab = p.slab ? slab_rows(p, rows) * p.slab_w * p.src_c * p.src_size : 0;
-    t.slab = arena.take<char>(max64(slab, may_raster(p, p.tiles) ? kRasterBytes + raster_slack(p) : 0));
+    t.slab = arena.take<char>(max64(slab, may_raster(p) ? kRasterBytes + raster_slack(p) : 0));
     t.tap_bytes = arena.take<int64_t>(p.all_taps);
     t.panel = arena.take<float>(prepacked || p.slab || p.tiles || p.s.groups > 1
                                     ? 0
                                     : packed_floats(p.all_taps, p.run, kPanel, p.pairs, false));
     return t;
-}
-
-// Rows [lo, hi] of an image into the slab: converted, and with merged taps padded in width.
-template <bool Pairs, class T>
-void fill_slab(const Problem& p, const T* image, int64_t lo, int64_t hi, char* slab) {
-    using Out = typename Choose<Pairs, T, float>::type;
-    const Conv2dShape& s = p.s;
-    Out* out = reinterpret_cast<Out*>(slab);
-    if (!p.merged) {
-        const int64_t row = p.slab_w * p.src_c;
-        return copy_run(image + lo * row, out, (hi - lo + 1) * row);
-    }
-    const int64_t row = p.slab_w * s.c, left = min64(row, s.pad_w * s.c);
-    const int64_t from = max64(0, -s.pad_w * s.c), kept = max64(0, min64(s.w * s.c - from, row - max64(0, left)));
-    const int64_t start = max64(0, left);
-    for (int64_t ih = lo; ih <= hi; ++ih, out += row) {
-        for (int64_t i = 0; i < start; ++i) out[i] = Out{};
-        copy_run(image + ih * s.w * s.c + from, out + start, kept);
-        for (int64_t i = start + kept; i < row; ++i) out[i] = Out{};
-    }
 }
 
 // Pointers of `count` grid pixels from `begin` on, and where they are written.
@@ -284,6 +263,13 @@ void run_phase_rasters(const Call& c, const Phase& phase, const Raster& r, int64
         if (filled != part) {
             fit = fill_raster(p, r, c.src + image * image_bytes, line, lines, t.slab);
             filled = part;
+            for (int64_t y = 0; y < lines; ++y) {
+                const int64_t ih = (line + y) * p.h.dst_step + phase.h;
+                const int64_t at = ((image * p.h.dst + ih) * p.w.dst + phase.w) * p.dst_c;
+                for (int64_t x = 0; x < r.pitch; ++x) {
+                    t.out[y * r.pitch + x] = x < gw ? at + x * p.w.dst_step * p.dst_c : -1;
+                }
+            }
         }
         if (!fit) {
             filled = -1;
@@ -297,13 +283,6 @@ void run_phase_rasters(const Call& c, const Phase& phase, const Raster& r, int64
             return;
         }
         const int64_t count = (lines - 1) * r.pitch + gw;
-        for (int64_t y = 0; y < lines; ++y) {
-            const int64_t ih = (line + y) * p.h.dst_step + phase.h;
-            const int64_t at = ((image * p.h.dst + ih) * p.w.dst + phase.w) * p.dst_c;
-            for (int64_t x = 0; x < r.pitch; ++x) {
-                t.out[y * r.pitch + x] = x < gw ? at + x * p.w.dst_step * p.dst_c : -1;
-            }
-        }
         RowBlock rows = {nullptr, 0, count, t.out, t.out, nullptr};
         rows.even = &even;
         const int64_t line_bytes = image_bytes / p.h.src, next = min64(p.h.src, (line + lines) * p.h.step + p.h.step);
@@ -329,7 +308,7 @@ void run_phases(const Call& c, int64_t team, int64_t me, const Scratch& t) {
         for (phase.w = 0; phase.w < p.w.phases; ++phase.w) {
             phase.taps = p.h.taps(phase.h) * p.w.taps(phase.w);
 #if DLPERF_ISA_LEVEL >= 4
-            const Raster raster = plan_raster(p, phase.h, phase.w, c.tiles, team);
+            const Raster raster = plan_raster(p, phase.h, phase.w, team);
             if (raster.lines > 0) {
                 run_phase_rasters(c, phase, raster, team, me, t);
             } else {

@@ -99,4 +99,24 @@ static inline Problem make_problem(const Conv2dShape& s, bool forward, bool tile
     return p;
 }
 
+// Rows [lo, hi] of an image into the slab: converted, and with merged taps padded in width.
+template <bool Pairs, class T>
+static void fill_slab(const Problem& p, const T* image, int64_t lo, int64_t hi, char* slab) {
+    using Out = typename Choose<Pairs, T, float>::type;
+    const Conv2dShape& s = p.s;
+    Out* out = reinterpret_cast<Out*>(slab);
+    if (!p.merged) {
+        const int64_t row = p.slab_w * p.src_c;
+        return copy_run(image + lo * row, out, (hi - lo + 1) * row);
+    }
+    const int64_t row = p.slab_w * s.c, left = min64(row, s.pad_w * s.c);
+    const int64_t from = max64(0, -s.pad_w * s.c), kept = max64(0, min64(s.w * s.c - from, row - max64(0, left)));
+    const int64_t start = max64(0, left);
+    for (int64_t ih = lo; ih <= hi; ++ih, out += row) {
+        for (int64_t i = 0; i < start; ++i) out[i] = Out{};
+        copy_run(image + ih * s.w * s.c + from, out + start, kept);
+        for (int64_t i = start + kept; i < row; ++i) out[i] = Out{};
+    }
+}
+
 }  // namespace dlperf::DLPERF_ISA_NS

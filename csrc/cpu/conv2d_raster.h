@@ -44,8 +44,8 @@ static inline PlaneAxis plane_axis(const Axis& a, int64_t phase) {
     return p;
 }
 
-static inline bool may_raster(const Problem& p, bool tiles) {
-    return tiles && p.pairs && p.s.groups == 1 && p.all_taps > 1;
+static inline bool may_raster(const Problem& p) {
+    return p.tiles && p.pairs && p.s.groups == 1 && p.all_taps > 1;
 }
 
 static inline int64_t raster_row(const Problem& p) {
@@ -58,10 +58,10 @@ static inline int64_t raster_slack(const Problem& p) {
 }
 
 // How a phase's pixels are copied for `team` threads.
-static inline Raster plan_raster(const Problem& p, int64_t ph, int64_t pw, bool tiles, int64_t team) {
+static inline Raster plan_raster(const Problem& p, int64_t ph, int64_t pw, int64_t team) {
     Raster r;
     const int64_t gh = p.h.grid(ph), gw = p.w.grid(pw);
-    if (!may_raster(p, tiles) || p.h.taps(ph) * p.w.taps(pw) < 2 || p.s.n * gh * gw == 0) return r;
+    if (!may_raster(p) || p.h.taps(ph) * p.w.taps(pw) < 2 || p.s.n * gh * gw == 0) return r;
     r.h = plane_axis(p.h, ph);
     r.w = plane_axis(p.w, pw);
     r.row = raster_row(p);
@@ -112,7 +112,7 @@ static inline void copy_pixels(const char* src, int64_t src_step, int64_t run, i
 static inline bool fill_raster(const Problem& p, const Raster& r, const char* image, int64_t line, int64_t count,
                                char* out) {
     const int64_t pixel = p.src_c * p.src_size, sh = p.h.step, sw = p.w.step;
-    const int64_t width = p.merged ? p.s.w : p.w.src, pitch_bytes = r.pitch * r.row;
+    const int64_t width = p.w.src, pitch_bytes = r.pitch * r.row;
     bool fit = true;
     for (int64_t plane = 0; plane < sh * (p.merged ? 1 : sw); ++plane) {
         const int64_t rh = p.merged ? plane : plane / sw, rw = p.merged ? 0 : plane % sw;
@@ -123,18 +123,14 @@ static inline bool fill_raster(const Problem& p, const Raster& r, const char* im
                 std::memset(dst, 0, size_t(pitch_bytes));
                 continue;
             }
-            const char* src = image + ih * width * pixel;
             if (p.merged) {
-                // As in fill_slab: the row behind its padding, as far as the last pixel's taps reach.
-                const int64_t wanted = p.slab_w * pixel, left = min64(wanted, max64(0, p.s.pad_w * pixel));
-                const int64_t from = max64(0, -p.s.pad_w * pixel);
-                const int64_t kept = max64(0, min64(width * pixel - from, wanted - left));
-                std::memset(dst, 0, size_t(left));
-                std::memcpy(dst + left, src + from, size_t(kept));
-                std::memset(dst + left + kept, 0, size_t(pitch_bytes - left - kept));
-                fit &= finite_pairs(reinterpret_cast<const uint16_t*>(dst + left), kept / 2);
+                const int64_t filled = p.slab_w * pixel;
+                fill_slab<true>(p, reinterpret_cast<const bf16_t*>(image), ih, ih, dst);
+                std::memset(dst + filled, 0, size_t(pitch_bytes - filled));
+                fit &= finite_pairs(reinterpret_cast<const uint16_t*>(dst), filled / 2);
                 continue;
             }
+            const char* src = image + ih * width * pixel;
             // Pixel j of the line is the source's (j + least) * sw + rw.
             const int64_t j0 = min64(r.pitch, max64(0, -r.w.least));
             const int64_t j1 = max64(j0, min64(r.pitch, floor_div(width - 1 - rw, sw) + 1 - r.w.least));
@@ -152,8 +148,8 @@ static inline void raster_taps(const Problem& p, const Raster& r, int64_t ph, in
     for (int64_t a = p.h.first[ph]; a < p.h.first[ph + 1]; ++a) {
         const int64_t qh = floor_div(p.h.offset[a], sh), rh = p.h.offset[a] - qh * sh;
         for (int64_t b = p.w.first[pw]; b < p.w.first[pw + 1]; ++b) {
-            const int64_t qw = p.merged ? 0 : floor_div(p.w.offset[b], sw), rw = p.merged ? 0 : p.w.offset[b] - qw * sw;
-            const int64_t in_plane = (qh - r.h.least) * r.pitch + (p.merged ? 0 : qw - r.w.least);
+            const int64_t qw = floor_div(p.w.offset[b], sw), rw = p.w.offset[b] - qw * sw;
+            const int64_t in_plane = (qh - r.h.least) * r.pitch + qw - r.w.least;
             *bytes++ = (rh * sw + rw) * r.plane + in_plane * r.row;
         }
     }

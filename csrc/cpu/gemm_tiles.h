@@ -93,13 +93,12 @@ static inline TileSizes tile_sizes(int64_t rows, int64_t columns, int64_t taps, 
     return z;
 }
 
-// The same for EvenRows: one chunk, nothing copied, the same operands for all rows.
+// The same for EvenRows: one chunk, nothing copied; one row's operands serve all, in no more space than above.
 static inline TileSizes even_sizes(int64_t rows, int64_t taps, int64_t run) {
     TileSizes z = {};
     z.tiles = round_up(ceil_div(rows, kTileRows), 2);
     z.chunks = 1;
     z.chunk = max64(1, taps * steps_of(run));
-    z.operands = taps * int64_t(sizeof(TileOperand)) / 4;
     return z;
 }
 

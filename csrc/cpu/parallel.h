@@ -42,7 +42,7 @@ struct Shares {
     }
 };
 
-// How a share of `rows` by `panels` is cut into blocks: `step` rows, at most `most`, by `group` panels.
+// How a share of `rows` by `panels` is cut into blocks of `step` rows by `group` panels.
 struct Cut {
     int64_t rows, step, panels, group;
 
