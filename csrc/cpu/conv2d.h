@@ -63,7 +63,7 @@ struct Conv2dTable {
 
 // Winograd's packs hold transformed filters of fewer pairs of channels than this; where they are more, reading them
 // takes longer than making them, in steps of at most so many tiles.
-constexpr int64_t kKeptFilters = 1 << 16, kFewTiles = 96;
+constexpr int64_t kKeptFilters = 1 << 16, kFewTiles = 128;
 
 // The algorithm that serves: the shape's own where it can, and never `automatic`.
 ConvAlgorithm choose_algorithm(const Conv2dShape&, ConvDirection, bool prepacked);

@@ -47,14 +47,19 @@ static DLPERF_INLINE void transform_vector(const Load& load, float* out, int64_t
     }
 }
 
-// B^T d B of `count` tiles from `begin` on: out[point][tile][channel], rows of whole vectors, points `point_step`
-// floats apart. `zero` holds a pixel of zeros.
+// How transformed data lies: out[point][piece][tile][channel of the piece], pieces of whole vectors.
+struct DataLayout {
+    int64_t point_step;  // floats from one point's to the next's
+    int64_t piece;       // channels
+    int64_t piece_step;  // floats from one piece to the next
+};
+
+// B^T d B of `count` tiles from `begin` on. `zero` holds a pixel of zeros.
 template <class T>
 static void transform_data(const TileGrid& g, const T* src, const float* zero, int64_t begin, int64_t count, float* out,
-                           int64_t point_step) {
+                           const DataLayout& layout) {
     using namespace winograd;
-    const int64_t padded_c = round_up(g.c, Vec::W);
-    for (int64_t tile = begin; tile < begin + count; ++tile, out += padded_c) {
+    for (int64_t tile = begin; tile < begin + count; ++tile, out += layout.piece) {
         const int64_t h0 = g.row(tile) * kTile - g.pad_h, w0 = g.column(tile) * kTile - g.pad_w;
         const T* image = src + g.image(tile) * g.h * g.w * g.c;
         const T* pixel[kIn][kIn];
@@ -65,19 +70,23 @@ static void transform_data(const TileGrid& g, const T* src, const float* zero, i
                 pixel[r][c] = here ? image + ((h0 + r) * g.w + w0 + c) * g.c : reinterpret_cast<const T*>(zero);
             }
         }
-        int64_t c = 0;
-        for (; c + Vec::W <= g.c; c += Vec::W) {
-            transform_vector(
-                [&](int r, int j) {
-                    // The next tile's new pixels: too many short streams for the processor to see them coming.
-                    if (j >= 2) __builtin_prefetch(pixel[r][j] + kTile * g.c + c, 0, 3);
-                    return Vec::load(pixel[r][j] + c);
-                },
-                out + c, point_step);
-        }
-        if (c < g.c) {
-            transform_vector([&](int r, int j) { return Vec::load(pixel[r][j] + c, int(g.c - c)); }, out + c,
-                             point_step);
+        float* to = out;
+        for (int64_t begin = 0; begin < g.c; begin += layout.piece, to += layout.piece_step) {
+            const int64_t end = min64(g.c, begin + layout.piece);
+            int64_t c = begin;
+            for (; c + Vec::W <= end; c += Vec::W) {
+                transform_vector(
+                    [&](int r, int j) {
+                        // The next tile's new pixels: too many short streams for the processor to see them coming.
+                        if (j >= 2) __builtin_prefetch(pixel[r][j] + kTile * g.c + c, 0, 3);
+                        return Vec::load(pixel[r][j] + c);
+                    },
+                    to + (c - begin), layout.point_step);
+            }
+            if (c < end) {
+                transform_vector([&](int r, int j) { return Vec::load(pixel[r][j] + c, int(end - c)); },
+                                 to + (c - begin), layout.point_step);
+            }
         }
     }
 }

@@ -151,7 +151,8 @@ bool run_blocks(const Call& call, const float* zero, const Shares& shares, int64
         const Range tiles = tiles_of(share), panels = split(p.panels(), grid.n, share % grid.n);
         const int64_t step = tiles_per_block(p, tiles.end - tiles.begin), i = tiles.begin + block_index * step;
         const int64_t count = min64(step, tiles.end - i);
-        transform_data(p.tiles, static_cast<const T*>(call.src), zero, i, count, t.data, t.data_step);
+        transform_data(p.tiles, static_cast<const T*>(call.src), zero, i, count, t.data,
+                       {t.data_step, p.padded_c, 0});
         for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
             const int64_t n0 = panel * kPanel, width = panel_width(p.dst_c, n0);
             for (int64_t r = 0; r < count; ++r) {
@@ -181,15 +182,17 @@ bool run_blocks(const Call& call, const float* zero, const Shares& shares, int64
 
 // ---- Filters made where they are multiplied ----
 
-constexpr int64_t kPiece = 32;  // channels: a panel's filters of a piece are 288 KB
+constexpr int64_t kPiece = 64;  // channels: a panel's filters of a piece are 288 KB
 
 // Tiles of a step, as even as can be.
 int64_t few_tiles(const Problem& p) {
     return max64(1, ceil_div(p.tiles.count, max64(1, ceil_div(p.tiles.count, kFewTiles))));
 }
 
-int64_t few_data_step(const Problem& p) {
-    return few_tiles(p) * p.padded_c + 16;
+// Pieces lie apart, so that the rows of a product follow each other.
+DataLayout few_layout(const Problem& p) {
+    const int64_t piece_step = few_tiles(p) * kPiece;
+    return {ceil_div(p.src_c, kPiece) * piece_step + 16, kPiece, piece_step};
 }
 
 Scratch take_few_scratch(const Problem& p, Arena& arena) {
@@ -225,10 +228,9 @@ Vec run_few(const Call& call, const T* weight, const float* data, int64_t first,
             const Scratch& t) {
     const Problem& p = call.p;
     const MicroTable& micro = micro_table(false);
-    const int64_t data_step = few_data_step(p), count = tiles.end - tiles.begin;
-    for (int64_t i = 0; i < count; ++i) {
-        t.rows[i] = reinterpret_cast<const char*>(data + (tiles.begin + i) * p.padded_c);
-    }
+    const DataLayout layout = few_layout(p);
+    const int64_t count = tiles.end - tiles.begin;
+    for (int64_t i = 0; i < count; ++i) t.rows[i] = reinterpret_cast<const char*>(data + (tiles.begin + i) * kPiece);
     Vec bad = Vec::zero();
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
         const int64_t n0 = panel * kPanel, width = panel_width(p.dst_c, n0), filter_step = kPiece * width + 16;
@@ -246,10 +248,11 @@ Vec run_few(const Call& call, const T* weight, const float* data, int64_t first,
             tile.first = u0 == 0;
             for (int64_t point = 0; point < kPoints; ++point) {
                 tile.b = t.filters + point * filter_step;
-                tile.a_offset = (point * data_step + u0) * 4;
+                tile.a_offset = (point * layout.point_step + u0 / kPiece * layout.piece_step) * 4;
                 for (int64_t m = 0; m < count; m += mr) {
                     tile.rows = t.rows + m;
                     tile.acc = t.products + point * t.product_step + m * width;
+                    tile.next_rows = max64(0, min64(mr, count - m - mr));
                     micro.rows[nv][min64(mr, count - m)](tile);
                 }
             }
@@ -293,7 +296,7 @@ Buffers take_buffers(const Problem& p, Arena& arena, int64_t threads, bool prepa
     b.zero = arena.take<float>(p.padded_c);
     b.bias = arena.take<float>(padded_bias(p.dst_c));
     b.filters = arena.take<float>(prepacked || few ? 0 : kPoints * p.point_step);
-    b.data = arena.take<float>(few ? kPoints * few_data_step(p) : 0);
+    b.data = arena.take<float>(few ? kPoints * few_layout(p).point_step : 0);
     return b;
 }
 
@@ -353,7 +356,7 @@ bool run_making_filters(const Call& call, const void* weight, const float* zero,
         const int64_t count = min64(step, p.tiles.count - first);
         const Range part = split(count, team, me);
         transform_data(p.tiles, static_cast<const T*>(call.src), zero, first + part.begin, part.end - part.begin,
-                       data + part.begin * p.padded_c, few_data_step(p));
+                       data + part.begin * kPiece, few_layout(p));
 #pragma omp barrier
         if (me < grid.m * grid.n) {
             const Range tiles = split(count, grid.m, me / grid.n, kPanelMr);

@@ -264,7 +264,8 @@ void winograd_bwd_weight(const Conv2dShape& s, const void* gy, const void* x, vo
             const Range mine = split(count, team, me);
             DLPERF_DTYPE_SWITCH(
                 s.dtype, transform_data(p.tiles, static_cast<const T*>(x), b.zero, first + mine.begin,
-                                        mine.end - mine.begin, b.data + mine.begin * p.padded_c, p.data_step);
+                                        mine.end - mine.begin, b.data + mine.begin * p.padded_c,
+                                        {p.data_step, p.padded_c, 0});
                 transform_gradient(p, static_cast<const T*>(gy), b.zero, first, count, mine, b.gradient))
 #pragma omp barrier
             // A smaller team than was planned for takes several parts each.
