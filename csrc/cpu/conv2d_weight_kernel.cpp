@@ -293,6 +293,12 @@ void accumulate(const Weights& w, const T* gy, const T* x, const Region& r, cons
         pack_tiles<Pairs>(from, 1, w.s.k, k1 - k0, m1 - m0, plain_mr, dst);
         return true;
     };
+    const auto place_a = [&](int64_t m0, int64_t k0) {
+        if constexpr (std::is_same_v<T, float>) {
+            if (columns_in_place(w.s.k)) return Placed{gy + m0 + k0 * w.s.k, w.s.k};
+        }
+        return Placed{nullptr, 0};
+    };
     const bool in_place = w.reads_in_place();
     const auto pack_b = [&](int64_t panel, int64_t k0, int64_t k1, float* dst) {
         if constexpr (std::is_same_v<T, float>) {
@@ -313,7 +319,7 @@ void accumulate(const Weights& w, const T* gy, const T* x, const Region& r, cons
         tile.n0 = panel / w.taps * kPanel;
         tile.n_valid = int(w.panel_columns(panel));
     };
-    run_outer(Pairs, w.tiles, plain_mr, r, t.a, t.b, acc, finish, width_of, pack_a, pack_b, done);
+    run_outer(Pairs, w.tiles, plain_mr, r, t.a, t.b, acc, finish, width_of, place_a, pack_a, pack_b, done);
 }
 
 template <bool Pairs, class T>

@@ -45,6 +45,10 @@ static inline bool rows_in_place(int64_t columns, int64_t row_step) {
     return columns % Vec::W == 0 && row_step % 512 != 0;
 }
 
+static inline bool columns_in_place(int64_t step) {
+    return step < 4096;
+}
+
 #if DLPERF_ISA_LEVEL >= 4
 // run_outer on tiles. Returns false, with nothing to rely on, where float32's parts can't stand for the operands.
 template <class Width, class PackA, class PackB, class Done>
@@ -115,12 +119,14 @@ static bool run_outer_tiles(bool pairs, const Region& r, float* a_buffer, float*
 
 // Accumulates the region into acc: panel by panel, kPanel x rows floats apart, each [rows][width].
 //   width_of(panel)                      its columns, in whole vectors
+//   place_a(m0, k0)                      where A lies, if it is to be read in place: its first row and step, or null
 //   pack_a(m0, m1, k0, k1, dst, tiles)   tiles of mr rows, or AMX's; returns whether these serve
 //   pack_b(panel, k0, k1, dst)           where the block's first row lies: dst, or B itself
 //   done(tile, m, panel)                 fills in the epilogue of a tile's last block; not called unless `finish`
-template <class Width, class PackA, class PackB, class Done>
+template <class Width, class PlaceA, class PackA, class PackB, class Done>
 static void run_outer(bool pairs, bool tiles, int mr, const Region& r, float* a_buffer, float* b_buffer, float* acc,
-                      bool finish, const Width& width_of, const PackA& pack_a, const PackB& pack_b, const Done& done) {
+                      bool finish, const Width& width_of, const PlaceA& place_a, const PackA& pack_a,
+                      const PackB& pack_b, const Done& done) {
 #if DLPERF_ISA_LEVEL >= 4
     if (tiles && run_outer_tiles(pairs, r, a_buffer, b_buffer, acc, finish, width_of, pack_a, pack_b, done)) return;
 #endif
@@ -134,7 +140,8 @@ static void run_outer(bool pairs, bool tiles, int mr, const Region& r, float* a_
         t.units = max64(0, units_of(k1 - k0, pairs));
         t.first = step == 0;
         t.last = finish && step == steps - 1;
-        if (t.units > 0) pack_a(r.m_begin, r.m_end, k0, k1, a_buffer, false);
+        const Placed a = place_a(r.m_begin, k0);
+        if (t.units > 0 && !a.first) pack_a(r.m_begin, r.m_end, k0, k1, a_buffer, false);
         for (int64_t panel = r.panel_begin; panel < r.panel_end; ++panel) {
             const int64_t width = width_of(panel);
             const int nv = int(width / Vec::W);
@@ -145,8 +152,8 @@ static void run_outer(bool pairs, bool tiles, int mr, const Region& r, float* a_
             }
             float* panel_acc = acc + (panel - r.panel_begin) * kPanel * rows;
             for (int64_t m = 0; m < rows; m += mr) {
-                t.a = a_buffer + m * t.units;
-                t.a_step = min64(mr, rows - m);
+                t.a = a.first ? a.first + m : a_buffer + m * t.units;
+                t.a_step = a.first ? a.step : min64(mr, rows - m);
                 t.acc = panel_acc + m * width;
                 if (t.last) done(t, r.m_begin + m, panel);
                 micro.packed[nv][min64(mr, rows - m)](t);

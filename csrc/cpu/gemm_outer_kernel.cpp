@@ -72,6 +72,12 @@ void outer_item(const GemmShape& s, int64_t batch, const Operands& o, const Epil
     const T* b = reinterpret_cast<const T*>(o.b) + batch * s.b_batch;
     const float* bias_row = s.bias_per_row && o.bias ? w.tables.bias : nullptr;
     const bool in_place = reads_in_place(s);
+    const auto place_a = [&](int64_t m0, int64_t k0) {
+        if constexpr (std::is_same_v<T, float>) {
+            if (s.a_row == 1 && columns_in_place(s.a_col)) return Placed{a + m0 + k0 * s.a_col, s.a_col};
+        }
+        return Placed{nullptr, 0};
+    };
     const auto pack_a = [&](int64_t m0, int64_t m1, int64_t k0, int64_t k1, float* dst, bool tiles) {
         const T* from = a + m0 * s.a_row + k0 * s.a_col;
 #if DLPERF_ISA_LEVEL >= 4
@@ -102,7 +108,7 @@ void outer_item(const GemmShape& s, int64_t batch, const Operands& o, const Epil
         t.n_valid = int(min64(kPanel, s.n - n0));
     };
     if (finish) fill_offsets(s, s.m, batch, r.m_begin, r.m_end - r.m_begin, o.bias, w.tables);
-    run_outer(Pairs, outer_tiles(s), kPanelMr, r, w.a, w.b, w.acc, finish, width_of, pack_a, pack_b, done);
+    run_outer(Pairs, outer_tiles(s), kPanelMr, r, w.a, w.b, w.acc, finish, width_of, place_a, pack_a, pack_b, done);
 }
 
 }  // namespace
