@@ -134,7 +134,9 @@ void tile(const TileCall& t) {
             fetch_results();
             const int64_t end = begin + kStretch < units ? begin + kStretch : units;
             for (int64_t k = begin; k < end; ++k, b += b_step, a += a_step) {
+                // A row in place may straddle two lines.
                 __builtin_prefetch(a + kRowsAhead * a_step, 0, 3);
+                __builtin_prefetch(a + kRowsAhead * a_step + (MR - 1) * 4, 0, 3);
                 step([&](int i) { return broadcast(a + i * 4); });
             }
         }
