@@ -58,6 +58,15 @@ void bind_elementwise(py::module_& m) {
                 .multiply(DType(dtype), n, as_pointer<void>(a), as_pointer<void>(b), as_pointer<void>(y));
         },
         "(dtype, n, a, b, y): y = a b.");
+    def_step(
+        m, "multiply_rows",
+        +[](int dtype, int64_t outer, int64_t mid, int64_t inner, Address a, Address b, int64_t b_outer, int64_t b_mid,
+            Address y) {
+            DLPERF_DISPATCH(elementwise_table)
+                .multiply_rows(DType(dtype), outer, mid, inner, as_pointer<void>(a), as_pointer<void>(b), b_outer,
+                               b_mid, as_pointer<void>(y));
+        },
+        "(dtype, outer, mid, inner, a, b, b_outer, b_mid, y): multiply, with b broadcast in rows.");
     m.def(
         "cast",
         [](int from, int to, int64_t n, Address x, Address y) {

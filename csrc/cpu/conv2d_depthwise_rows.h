@@ -34,7 +34,8 @@ static inline DepthwiseSum make_sum(const Conv2dShape& s, bool forward, const fl
             bias, e};
 }
 
-// Results [column, column + P) of one row, channels [k, k + lanes).
+// Results [column, column + P) of one row, of `Wide` vectors of channels from k on, of which `lanes` are there: more
+// than all vectors but the last hold.
 template <class T, int S, int Stride, int P, int Wide, bool Inside>
 static void depthwise_strip(const DepthwiseSum& d, const T* image, int64_t first_row, int64_t column, int64_t k,
                             int64_t lanes, int64_t out) {
@@ -111,8 +112,10 @@ static DLPERF_INLINE void depthwise_columns(const DepthwiseSum& d, const T* imag
     for (int64_t k = begin; k < end; k += kWide * Vec::W) {
         if (inside && end - k >= kWide * Vec::W) {
             depthwise_strip<T, S, Stride, P, kWide, true>(d, image, first_row, column, k, kWide * Vec::W, out);
-        } else {
+        } else if (end - k > (kWide - 1) * Vec::W) {
             depthwise_strip<T, S, Stride, P, kWide, false>(d, image, first_row, column, k, end - k, out);
+        } else {
+            depthwise_strip<T, S, Stride, P, 1, false>(d, image, first_row, column, k, end - k, out);
         }
     }
 }

@@ -25,6 +25,9 @@ struct ElementwiseTable {
                      int64_t b_outer, int64_t b_mid, float alpha, bool relu, void* y);
     // y = a b
     void (*multiply)(DType dtype, int64_t n, const void* a, const void* b, void* y);
+    // The same, b broadcast as in add_rows.
+    void (*multiply_rows)(DType dtype, int64_t outer, int64_t mid, int64_t inner, const void* a, const void* b,
+                          int64_t b_outer, int64_t b_mid, void* y);
     // y = x in another storage type
     void (*cast)(DType from, DType to, int64_t n, const void* x, void* y);
 };

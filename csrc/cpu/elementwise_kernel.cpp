@@ -140,6 +140,12 @@ void multiply(DType dtype, int64_t n, const void* a, const void* b, void* y) {
     DLPERF_DTYPE_SWITCH(dtype, zip(n, (const T*)a, (const T*)b, (T*)y, [](Vec u, Vec v) { return u * v; }))
 }
 
+void multiply_rows(DType dtype, int64_t outer, int64_t mid, int64_t inner, const void* a, const void* b,
+                   int64_t b_outer, int64_t b_mid, void* y) {
+    DLPERF_DTYPE_SWITCH(dtype, zip_rows(outer, mid, inner, (const T*)a, (const T*)b, b_outer, b_mid, (T*)y,
+                                        [](Vec u, Vec v) { return u * v; }))
+}
+
 template <class In>
 static void cast_from(DType to, int64_t n, const In* x, void* y) {
     DLPERF_DTYPE_SWITCH(to, map(n, x, (T*)y, [](Vec v) { return v; }))
@@ -152,6 +158,7 @@ void cast(DType from, DType to, int64_t n, const void* x, void* y) {
 }  // namespace
 
 const ElementwiseTable elementwise_table = {
-    activation_forward, activation_backward, activation_backward_from_output, add, add_rows, multiply, cast};
+    activation_forward, activation_backward, activation_backward_from_output, add, add_rows, multiply,
+    multiply_rows, cast};
 
 }  // namespace dlperf::DLPERF_ISA_NS

@@ -106,17 +106,29 @@ def _add(args, kwargs, y):
     """y = a + alpha b; one of them may be broadcast."""
     alpha = kwargs.get("alpha", 1)
     prepared = _elementwise(lambda head, y, kwargs: (cpu.C.add, (*head, alpha, False, y)))(args, kwargs, y)
-    if prepared is not None or not isinstance(args[1], Tensor):
-        return prepared
-    a, b = args[:2] if args[0].shape == y.shape or alpha != 1 else args[1::-1]
+    rows = _in_rows(args, y, commutes=alpha == 1) if prepared is None else None
+    return prepared if rows is None else Prepared(cpu.C.add_rows, (*rows, alpha, False, Address(y)))
+
+
+def _multiply(args, kwargs, y):
+    """y = a b; one of them may be broadcast."""
+    prepared = _elementwise(lambda head, y, kwargs: (cpu.C.multiply, (*head, y)))(args, kwargs, y)
+    rows = _in_rows(args, y, commutes=True) if prepared is None else None
+    return prepared if rows is None else Prepared(cpu.C.multiply_rows, (*rows, Address(y)))
+
+
+def _in_rows(args, y, commutes: bool) -> tuple | None:
+    """The first arguments of ``add_rows``, up to the steps of the operand that is broadcast."""
+    if not all(isinstance(t, Tensor) for t in args[:2]):
+        return None
+    a, b = args[:2] if args[0].shape == y.shape or not commutes else args[1::-1]
     if not a.dtype is b.dtype is y.dtype or y.dtype not in FLOATS or a.stride() != y.stride() or a.shape != y.shape:
         return None
     rows = broadcast_rows(y.shape, y.stride(), b.expand(y.shape).stride())
     if rows is None:
         return None
     outer, mid, inner, *steps = rows
-    at = (Address(a), Address(b), *steps)
-    return Prepared(cpu.C.add_rows, (FLOATS[y.dtype], outer, mid, inner, *at, alpha, False, Address(y)))
+    return FLOATS[y.dtype], outer, mid, inner, Address(a), Address(b), *steps
 
 
 def _same_bytes(x: Tensor, y: Tensor, layout) -> bool:
@@ -177,7 +189,7 @@ def _to_channels_last(args, kwargs, y):
 
 _NATIVE = {
     aten.add.Tensor: _add,
-    aten.mul.Tensor: _elementwise(lambda head, y, kwargs: (cpu.C.multiply, (*head, y))),
+    aten.mul.Tensor: _multiply,
     aten.contiguous.default: _to_channels_last,
     aten.cat.default: _concatenate,
     aten.constant_pad_nd.default: lambda args, kwargs, y: _pad(y, *args, **kwargs),
