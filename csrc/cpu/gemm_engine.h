@@ -201,7 +201,8 @@ static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_b
             // tiles for that. A few find B by their own fetching ahead.
             const int64_t block_lines = ceil_div(t.taps * t.units * t.b_step, 16), tiles = ceil_div(block.count, mr);
             const int64_t share = p.b_step || tiles < kTilesToFetch ? 0 : ceil_div(block_lines, tiles);
-            const float* next = t.b + t.taps * t.units * t.b_step;
+            t.next = reinterpret_cast<const char*>(t.b + t.taps * t.units * t.b_step);
+            t.next_lines = ceil_div(share, max64(1, t.taps * ceil_stretch(t.units)));
             for (int64_t m = 0; m < block.count; m += mr) {
                 const int height = int(min64(mr, block.count - m));
                 t.rows = rows + m;
@@ -209,9 +210,9 @@ static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_b
                 t.out_offset = block.out_offset + m;
                 t.residual_offset = block.residual_offset + m;
                 t.bias_row = block.bias_row ? block.bias_row + m : nullptr;
-                for (int64_t line = 0; line < share; ++line, next += 16) __builtin_prefetch(next, 0, 2);
                 t.next_rows = fetches_a && n0 == n_begin ? max64(0, min64(mr, block.count - m - mr)) : 0;
                 micro.rows[nv][height](t);
+                t.next += share * 64;
             }
         }
     };

@@ -41,6 +41,14 @@ constexpr BlockSizes kBlocks = {2, {0, 8, 6, 0, 0}, 24, 256, 256, 240, 256 << 10
 constexpr BlockSizes kBlocks = {4, {0, 4, 4, 4, 4}, 24, 256, 256, 120, 256 << 10};
 #endif
 
+// Fetching goes along with the products, a little every so many steps: more at once than the processor keeps track of
+// would stop it.
+constexpr int64_t kStretch = 16;  // steps: one cache line of a row of A
+
+static DLPERF_INLINE int64_t ceil_stretch(int64_t steps) {
+    return (steps + kStretch - 1) / kStretch;
+}
+
 constexpr int kMrMax = kBlocks.mr[1];
 constexpr int kPanel = kBlocks.nv_max * Vec::W;       // columns of a full panel
 constexpr int kPanelMr = kBlocks.mr[kBlocks.nv_max];  // rows of a full panel's tile
@@ -61,6 +69,8 @@ struct TileCall {
     int64_t rows_ld;
     int64_t a_offset;   // bytes added to each row pointer
     int64_t next_rows;  // rows mode: how many row pointers after the tile's own to fetch from memory meanwhile
+    const char* next;   // rows mode: memory to fetch meanwhile,
+    int64_t next_lines;  // so many lines every kStretch steps
     const float* a;     // packed mode: the tile's rows next to each other,
     int64_t a_step;     // and floats from one unit to the next
     int64_t taps;       // runs of the reduction

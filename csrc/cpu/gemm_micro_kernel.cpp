@@ -86,15 +86,7 @@ static DLPERF_INLINE void fetch_result(const TileCall& t, int row) {
     for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(r + at, 0, 2);
 }
 
-// Fetching goes along with the products, a little every so many steps: more at once than the processor keeps track of
-// would stop it.
-constexpr int64_t kStretch = 16;  // steps: one cache line of a row of A
-
 constexpr int64_t kRowsAhead = 16;  // units of A, whose rows may lie far apart
-
-static DLPERF_INLINE int64_t ceil_stretch(int64_t steps) {
-    return (steps + kStretch - 1) / kStretch;
-}
 
 template <class Unit, int MR, int NV, bool Packed>
 void tile(const TileCall& t) {
@@ -141,6 +133,7 @@ void tile(const TileCall& t) {
             }
         }
     } else {
+        const char* next = t.next;
         for (int64_t tap = 0; tap < t.taps; ++tap) {
             const char* a[MR];
             const char* const* rows = t.rows + tap * t.rows_ld;
@@ -150,6 +143,7 @@ void tile(const TileCall& t) {
             for (int64_t begin = 0; begin < whole; begin += kStretch * 4) {
                 fetch_results();
                 for (int64_t i = 0; i < t.next_rows; ++i) __builtin_prefetch(rows[MR + i] + t.a_offset + begin, 0, 3);
+                for (int64_t i = 0; i < t.next_lines; ++i, next += 64) __builtin_prefetch(next, 0, 2);
                 const int64_t end = begin + kStretch * 4 < whole ? begin + kStretch * 4 : whole;
                 for (int64_t k = begin; k < end; k += 4, b += b_step) {
                     step([&](int i) { return broadcast(a[i] + k); });

@@ -25,6 +25,7 @@ OPERATORS: dict[str, Operator] = {}
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
 _functorch_level = torch._C._functorch.peek_interpreter_stack
+_unwrap_if_dead = torch._C._functorch.unwrap_if_dead
 _is_grad_enabled = torch.is_grad_enabled
 _is_autocast_enabled = torch.is_autocast_enabled
 
@@ -68,6 +69,8 @@ class Operator:
                 f"dlperf::{self.name}", self._padded_backward, setup_context=self._library_setup, lib=_library
             )
             self.function, self.transformable = self._make_functions()
+            # What Function.apply ends in, where no transform is active.
+            self._apply = super(torch.autograd.Function, self.function).apply
         OPERATORS[self.name] = self
 
     def __call__(self, *args):
@@ -86,7 +89,11 @@ class Operator:
         if _dispatch_modes() or _function_modes() or _functorch_level() is not None:
             return self._interposed(args)
         if needs_grad and self.differentiable and _is_grad_enabled():
-            return self.function.apply(*args)
+            args = list(args)
+            for slot in self.tensor_slots:
+                if args[slot] is not None:
+                    args[slot] = _unwrap_if_dead(args[slot])
+            return self._apply(*args)
         return self.run(*args)
 
     def _interposed(self, args):
@@ -121,7 +128,10 @@ class Operator:
         self._setup(ctx, inputs, output)
 
     def _padded_backward(self, ctx, *grads):
-        if all(g is None for g in grads):
+        for grad in grads:
+            if grad is not None:
+                break
+        else:
             return (None,) * self.arity
         with backends.prefer(ctx.dlperf_backend):
             given = self._backward(ctx, *grads)
@@ -143,9 +153,7 @@ class Operator:
                 operator._setup(ctx, args, output)
                 return output
 
-            @staticmethod
-            def backward(ctx, *grads):
-                return operator._padded_backward(ctx, *grads)
+            backward = staticmethod(operator._padded_backward)
 
         class TransformableFunction(torch.autograd.Function):
             generate_vmap_rule = True

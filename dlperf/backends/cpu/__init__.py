@@ -51,17 +51,26 @@ SPECIAL_RULES.update(EMBEDDING_RULES)
 SPECIAL_RULES.update(LOSS_RULES)
 
 
+# Which arguments of an operator are tensors.
+_tensor_slots: dict[str, tuple[int, ...]] = {}
+
+
 def why_not(op: str, *args) -> str | None:
     if load_error is not None:
         return load_error
     if op not in globals():
         return f"the cpu backend has no kernel for {op}"
     if op in RECURRENT_TENSORS:
-        args = RECURRENT_TENSORS[op](args)
+        return same_floating_dtype(RECURRENT_TENSORS[op](args))
     special = SPECIAL_RULES.get(op)
     if special is not None:
         return special(*args)
-    return same_floating_dtype(args)
+    slots = _tensor_slots.get(op)
+    if slots is None:
+        from ...ops._frame import OPERATORS
+
+        slots = _tensor_slots[op] = OPERATORS[op].tensor_slots
+    return same_floating_dtype([args[slot] for slot in slots])
 
 
 def same_floating_dtype(args) -> str | None:
