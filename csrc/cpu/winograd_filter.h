@@ -83,13 +83,17 @@ static DLPERF_INLINE void transform_filter(const Vec (&g)[9], float* out, int64_
 }
 
 // The taps of `lanes` filters and `units` neighbouring channels, which lie next to each other: out[tap][unit][lane].
+// What lies `ahead` elements further is asked for.
 template <class T>
 static void load_taps_across(const Conv2dShape& s, const T* w, int64_t lane_step, int64_t lanes, int64_t units,
-                             bool flip, float* out) {
+                             bool flip, float* out, int64_t ahead) {
     for (int t = 0; t < 9; ++t) {
         const T* tap = w + t / 3 * s.w_r + t % 3 * s.w_s;
         Vec r[Vec::W];
         for (int i = 0; i < Vec::W; ++i) r[i] = i < lanes ? load_some(tap + i * lane_step, units) : Vec::zero();
+        if (ahead) {
+            for (int i = 0; i < Vec::W && i < lanes; ++i) __builtin_prefetch(tap + i * lane_step + ahead, 0, 2);
+        }
         transpose(r);
         float* to = out + (flip ? 8 - t : t) * Vec::W * Vec::W;
         for (int i = 0; i < Vec::W; ++i) r[i].store(to + i * Vec::W);
@@ -97,10 +101,10 @@ static void load_taps_across(const Conv2dShape& s, const T* w, int64_t lane_step
 }
 
 // Filters n .. n + W - 1 by channels u0 .. u1 - 1, every point: channel u0's vector at `out`, the next `width` floats
-// on.
+// on. `ahead`: elements from these filters to those that will be transformed next, or 0.
 template <class T>
 static void transform_filters(const Problem& p, const T* weight, int64_t n, int64_t u0, int64_t u1, float* out,
-                              int64_t width, int64_t point_step) {
+                              int64_t width, int64_t point_step, int64_t ahead = 0) {
     const Conv2dShape& s = p.s;
     const int64_t lane_step = p.forward ? s.w_k : s.w_c, unit_step = p.forward ? s.w_c : s.w_k;
     const T* w = weight + n * lane_step;
@@ -108,7 +112,7 @@ static void transform_filters(const Problem& p, const T* weight, int64_t n, int6
         for (int64_t begin = u0; begin < u1; begin += Vec::W) {
             alignas(64) float taps[9 * Vec::W * Vec::W];
             const int64_t units = min64(Vec::W, u1 - begin);
-            load_taps_across(s, w + begin, lane_step, p.dst_c - n, units, !p.forward, taps);
+            load_taps_across(s, w + begin, lane_step, p.dst_c - n, units, !p.forward, taps, ahead);
             for (int64_t u = 0; u < units; ++u, out += width) {
                 Vec g[9];
 #pragma GCC unroll 9

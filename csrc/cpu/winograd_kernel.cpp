@@ -241,8 +241,13 @@ Vec run_few(const Call& call, const T* weight, const float* data, int64_t first,
         tile.rows_ld = count;
         for (int64_t u0 = 0; u0 < p.src_c; u0 += kPiece) {
             const int64_t u1 = min64(p.src_c, u0 + kPiece);
+            // Too many short streams for the processor to see them coming.
+            const int64_t lane_step = p.forward ? p.s.w_k : p.s.w_c, unit_step = p.forward ? p.s.w_c : p.s.w_k;
+            const bool more = u1 < p.src_c, more_panels = panel + 1 < panels.end;
+            const int64_t next_panel = more_panels ? kPanel * lane_step - u0 * unit_step : 0;
+            const int64_t ahead = more ? kPiece * unit_step : next_panel;
             for (int64_t v = 0; v < width; v += Vec::W) {
-                transform_filters(p, weight, n0 + v, u0, u1, t.filters + v, width, filter_step);
+                transform_filters(p, weight, n0 + v, u0, u1, t.filters + v, width, filter_step, ahead);
             }
             tile.units = u1 - u0;
             tile.first = u0 == 0;
