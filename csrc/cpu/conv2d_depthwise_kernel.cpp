@@ -222,8 +222,7 @@ void run(const Conv2dShape& s, bool forward, const void* src, const void* weight
             for (int64_t i = mine.begin; i < mine.end; ++i) {
                 const int64_t n = i / parts / height, row = i / parts % height;
                 const Range k = split(s.k, parts, i % parts, 2 * Vec::W);
-                DLPERF_DTYPE_SWITCH(s.dtype,
-                                    depthwise_strips(sum, static_cast<const T*>(src), n, row, k.begin, k.end))
+                DLPERF_DTYPE_SWITCH(s.dtype, depthwise_strips(sum, static_cast<const T*>(src), n, row, k.begin, k.end))
             }
         }
         return;

@@ -26,12 +26,12 @@ static inline bool has_strips(const Conv2dShape& s, bool forward) {
 static inline DepthwiseSum make_sum(const Conv2dShape& s, bool forward, const float* weight, const float* bias,
                                     const Epilogue& e) {
     if (forward) {
-        return {s.h, s.w,        s.oh,       s.ow,    s.k,     s.r,     s.s,
-                s.stride_h, s.stride_w, s.pad_h, s.pad_w, s.dil_h, weight, s.k, bias, e};
+        return {s.h,        s.w,     s.oh,    s.ow,    s.k,    s.r, s.s,  s.stride_h,
+                s.stride_w, s.pad_h, s.pad_w, s.dil_h, weight, s.k, bias, e};
     }
     const int64_t pad_h = (s.r - 1) * s.dil_h - s.pad_h, pad_w = s.s - 1 - s.pad_w;
-    return {s.oh, s.ow, s.h, s.w, s.k, s.r, s.s, 1, 1, pad_h, pad_w, s.dil_h, weight + (s.r * s.s - 1) * s.k, -s.k,
-            bias, e};
+    return {s.oh, s.ow, s.h, s.w, s.k, s.r, s.s, 1, 1, pad_h, pad_w, s.dil_h, weight + (s.r * s.s - 1) * s.k,
+            -s.k, bias, e};
 }
 
 // Results [column, column + P) of one row, of `Wide` vectors of channels from k on, of which `lanes` are there: more

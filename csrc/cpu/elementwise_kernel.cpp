@@ -157,8 +157,13 @@ void cast(DType from, DType to, int64_t n, const void* x, void* y) {
 
 }  // namespace
 
-const ElementwiseTable elementwise_table = {
-    activation_forward, activation_backward, activation_backward_from_output, add, add_rows, multiply,
-    multiply_rows, cast};
+const ElementwiseTable elementwise_table = {activation_forward,
+                                            activation_backward,
+                                            activation_backward_from_output,
+                                            add,
+                                            add_rows,
+                                            multiply,
+                                            multiply_rows,
+                                            cast};
 
 }  // namespace dlperf::DLPERF_ISA_NS

@@ -67,15 +67,15 @@ struct Epilogue {
 struct TileCall {
     const char* const* rows;  // [taps][rows_ld] row pointers (rows mode)
     int64_t rows_ld;
-    int64_t a_offset;   // bytes added to each row pointer
-    int64_t next_rows;  // rows mode: how many row pointers after the tile's own to fetch from memory meanwhile
-    const char* next;   // rows mode: memory to fetch meanwhile,
+    int64_t a_offset;    // bytes added to each row pointer
+    int64_t next_rows;   // rows mode: how many row pointers after the tile's own to fetch from memory meanwhile
+    const char* next;    // rows mode: memory to fetch meanwhile,
     int64_t next_lines;  // so many lines every kStretch steps
-    const float* a;     // packed mode: the tile's rows next to each other,
-    int64_t a_step;     // and floats from one unit to the next
-    int64_t taps;       // runs of the reduction
-    int64_t units;      // per tap
-    bool odd;           // rows mode: of each tap's last pair only the first half is there
+    const float* a;      // packed mode: the tile's rows next to each other,
+    int64_t a_step;      // and floats from one unit to the next
+    int64_t taps;        // runs of the reduction
+    int64_t units;       // per tap
+    bool odd;            // rows mode: of each tap's last pair only the first half is there
     const float* b;
     int64_t b_step;
     float* acc;

@@ -151,8 +151,7 @@ bool run_blocks(const Call& call, const float* zero, const Shares& shares, int64
         const Range tiles = tiles_of(share), panels = split(p.panels(), grid.n, share % grid.n);
         const int64_t step = tiles_per_block(p, tiles.end - tiles.begin), i = tiles.begin + block_index * step;
         const int64_t count = min64(step, tiles.end - i);
-        transform_data(p.tiles, static_cast<const T*>(call.src), zero, i, count, t.data,
-                       {t.data_step, p.padded_c, 0});
+        transform_data(p.tiles, static_cast<const T*>(call.src), zero, i, count, t.data, {t.data_step, p.padded_c, 0});
         for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
             const int64_t n0 = panel * kPanel, width = panel_width(p.dst_c, n0);
             for (int64_t r = 0; r < count; ++r) {

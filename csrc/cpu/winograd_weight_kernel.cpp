@@ -263,9 +263,9 @@ void winograd_bwd_weight(const Conv2dShape& s, const void* gy, const void* x, vo
             const int64_t first = chunk * p.chunk, count = min64(p.chunk, p.tiles.count - first);
             const Range mine = split(count, team, me);
             DLPERF_DTYPE_SWITCH(
-                s.dtype, transform_data(p.tiles, static_cast<const T*>(x), b.zero, first + mine.begin,
-                                        mine.end - mine.begin, b.data + mine.begin * p.padded_c,
-                                        {p.data_step, p.padded_c, 0});
+                s.dtype,
+                transform_data(p.tiles, static_cast<const T*>(x), b.zero, first + mine.begin, mine.end - mine.begin,
+                               b.data + mine.begin * p.padded_c, {p.data_step, p.padded_c, 0});
                 transform_gradient(p, static_cast<const T*>(gy), b.zero, first, count, mine, b.gradient))
 #pragma omp barrier
             // A smaller team than was planned for takes several parts each.
