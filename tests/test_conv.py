@@ -224,6 +224,51 @@ def test_any_geometry(kernels, geometry):
         assert_matches(got, true, reduction=max(y.numel(), reach), what=f"gradient of {name}")
 
 
+# Widths around strips of seven, four and one result; channels around two vectors of each instruction set.
+@pytest.mark.parametrize("size", [(2, 3, 1), (1, 7, 7), (2, 5, 12), (1, 9, 26)], ids=str)
+@pytest.mark.parametrize("channels", [3, 33, 80, 200])
+@pytest.mark.parametrize("taps", [3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_strips(kernels, isa, size, channels, taps, stride):
+    n, h, w = size
+    padding = (taps // 2, taps - 1)
+    x = torch.randn(n, channels, h, w).contiguous(memory_format=LAST).requires_grad_()
+    weight, bias = torch.randn(channels, 1, taps, taps, requires_grad=True), torch.randn(channels)
+    rest = (stride, padding, 1, channels)
+    y = F.conv2d(x, weight, bias, *rest)
+    residual = torch.randn_like(y)
+    with torch.no_grad():
+        ended = {
+            kind: F.conv2d(x, weight, bias, *rest, residual=residual, activation=kind) for kind in ("relu", "silu")
+        }
+        relu = F.conv2d(x, weight, bias, *rest, activation="relu")
+    gy = torch.randn_like(y)
+    gx, gw = torch.autograd.grad(y, (x, weight), gy)
+    double = [t.detach().double().requires_grad_() for t in (x, weight)]
+    with dlperf.backend("reference"):
+        truth = F.conv2d(*double, bias.double(), *rest)
+        true_gx, true_gw = torch.autograd.grad(truth, double, gy.double())
+    assert_matches(y, truth, reduction=taps * taps)
+    assert_matches(relu, truth.relu(), reduction=taps * taps)
+    total = truth + residual.double()
+    assert_matches(ended["relu"], total.relu(), reduction=taps * taps)
+    assert_matches(ended["silu"], T.silu(total), reduction=taps * taps)
+    assert_matches(gx, true_gx, reduction=taps * taps)
+    assert_matches(gw, true_gw, reduction=n * h * w)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels", [5, 40])
+def test_depthwise_strips_of_half_types(kernels, isa, dtype, channels):
+    x = torch.randn(2, channels, 6, 13).to(dtype).contiguous(memory_format=LAST)
+    weight = torch.randn(channels, 1, 5, 5).to(dtype)
+    for kind in (None, "relu", "hardswish"):
+        y = F.conv2d(x, weight, None, 1, 2, 1, channels, activation=kind)
+        with dlperf.backend("reference"):
+            truth = F.conv2d(x.double(), weight.double(), None, 1, 2, 1, channels, activation=kind)
+        assert_matches(y, truth, reduction=25)
+
+
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("padding", [2, "same"])
 @pytest.mark.parametrize("kind, shape", [("Conv1d", (2, 4, 9)), ("Conv2d", (2, 4, 9, 8))])

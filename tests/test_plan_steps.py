@@ -159,3 +159,19 @@ def test_replaced_modules_and_hooks_are_noticed():
     torch.testing.assert_close(optimized(x), optimized.wrapped(x))
     del optimized.wrapped._modules["1"]
     torch.testing.assert_close(optimized(x), optimized.wrapped(x))
+
+
+@needs_kernels
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, LAST], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_factor_for_each_channel(swapped, memory_format):
+    """Squeeze and excitation (Hu et al. 2018): no torch operator between the kernels."""
+
+    def scaled(self, x):
+        y = self.first(x)
+        s = torch.sigmoid(self.gate(self.squeeze(y)))
+        return s * y if swapped else y * s
+
+    model = Call(scaled, first=nn.Conv2d(8, 24, 3), squeeze=nn.AdaptiveAvgPool2d(1), gate=nn.Conv2d(24, 24, 1))
+    plan = check(model, torch.randn(3, 8, 9, 7).contiguous(memory_format=memory_format))
+    assert ("'multiply_rows'" in plan.source) or memory_format is not LAST

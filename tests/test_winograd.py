@@ -69,9 +69,9 @@ SHAPES = [
     ((2, 3, 9, 5), 5, 1),
     ((1, 250, 6, 6), 40, 1),
     ((9, 64, 28, 28), 64, 1),
-    # many filters: made where they are multiplied, 96 tiles at a time
+    # many filters: made where they are multiplied, 128 tiles at a time
     ((1, 256, 5, 5), 260, 1),
-    ((2, 300, 29, 28), 256, 1),
+    ((3, 300, 29, 28), 256, 1),
 ]
 
 
