@@ -213,8 +213,9 @@ void run_row_path(const GemmShape& s, int64_t per_batch, const Operands& o, Aren
                 return cut_share(count, columns.end - columns.begin, s.k * kPanel * 4, step, team, mr,
                                  tiles && !uses_pairs(s.dtype));
             };
-            const auto run_block = [&](int64_t i, int64_t block) {
+            const auto run_block = [&](int64_t i, int64_t index) {
                 const Cut cut = cut_of(i);
+                const int64_t block = s.from_last ? cut.blocks() - 1 - index : index;
                 const Range rows = rows_of(i), columns = panels_of(i);
                 Share one = share;
                 one.step = cut.step;
