@@ -165,7 +165,7 @@ def test_replaced_modules_and_hooks_are_noticed():
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, LAST], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("swapped", [False, True])
 def test_a_factor_for_each_channel(swapped, memory_format):
-    """Squeeze and excitation (Hu et al. 2018): no torch operator between the kernels."""
+    """Squeeze and excitation (Hu et al. 2018); in channels_last a step of its own."""
 
     def scaled(self, x):
         y = self.first(x)

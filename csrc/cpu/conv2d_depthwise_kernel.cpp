@@ -1,5 +1,4 @@
 // Depthwise convolution (one input channel per group): vectors run over channels.
-#include "cpu/activation_math.h"
 #include "cpu/conv2d_depthwise_rows.h"
 
 namespace dlperf::DLPERF_ISA_NS {
@@ -89,6 +88,52 @@ void pixel_same(const DepthwiseRow& p, const TapList& taps, int64_t channels, in
     }
 }
 
+// Some neighbouring pixels whose taps all lie `step` bytes apart: the weights are read once for all of them.
+template <class T, int Pixels, int Wide>
+DLPERF_INLINE void stretch_block(const DepthwiseRow& p, const TapList& taps, int64_t step, int64_t k, int64_t lanes,
+                                 int64_t channels, int64_t out) {
+    Vec v[Pixels][Wide];
+#pragma GCC unroll 4
+    for (int i = 0; i < Pixels; ++i) {
+#pragma GCC unroll 4
+        for (int j = 0; j < Wide; ++j) v[i][j] = p.bias ? Vec::load(p.bias + k + j * Vec::W) : Vec::zero();
+    }
+    for (int64_t t = 0; t < taps.count; ++t) {
+        Vec w[Wide];
+#pragma GCC unroll 4
+        for (int j = 0; j < Wide; ++j) w[j] = load_some(taps.weight[t] + k + j * Vec::W, lanes - j * Vec::W);
+#pragma GCC unroll 4
+        for (int i = 0; i < Pixels; ++i) {
+            const T* x = reinterpret_cast<const T*>(taps.pixel[t] + i * step) + k;
+#pragma GCC unroll 4
+            for (int j = 0; j < Wide; ++j) v[i][j] = fma(load_some(x + j * Vec::W, lanes - j * Vec::W), w[j], v[i][j]);
+        }
+    }
+    T* y = static_cast<T*>(p.e.out) + out + k;
+#pragma GCC unroll 4
+    for (int i = 0; i < Pixels; ++i) {
+#pragma GCC unroll 4
+        for (int j = 0; j < Wide; ++j) {
+            const Vec r = p.e.act == Act::relu ? max(v[i][j], Vec::zero()) : v[i][j];
+            store_some(y + i * channels + j * Vec::W, r, lanes - j * Vec::W);
+        }
+    }
+}
+
+constexpr int kPixels = 4;
+
+template <class T>
+void pixel_stretch(const DepthwiseRow& p, const TapList& taps, int64_t step, int64_t channels, int64_t out) {
+    int64_t k = 0;
+    for (; k + 4 * Vec::W <= channels; k += 4 * Vec::W) {
+        stretch_block<T, kPixels, 4>(p, taps, step, k, 4 * Vec::W, channels, out);
+    }
+    for (; k + 2 * Vec::W <= channels; k += 2 * Vec::W) {
+        stretch_block<T, kPixels, 2>(p, taps, step, k, 2 * Vec::W, channels, out);
+    }
+    for (; k < channels; k += Vec::W) stretch_block<T, kPixels, 1>(p, taps, step, k, channels - k, channels, out);
+}
+
 // One pixel of gx where several channels of gy belong to each channel of x.
 template <class T>
 void pixel_reduced(const DepthwiseRow& p, const TapList& taps, int64_t out) {
@@ -139,6 +184,7 @@ void depthwise_row(const DepthwiseRow& p, const T* src, int64_t n, int64_t row, 
     // Between the first and last pixel whose taps all lie inside, pointers only advance (stride-1 sources only).
     const bool advances = p.forward || s.stride_w == 1;
     const int64_t advance = (p.forward ? s.stride_w : 1) * src_c;
+    const bool stretches = s.k == s.c && !p.e.residual && (p.e.act == Act::none || p.e.act == Act::relu);
     const int64_t edge_tap = p.forward ? s.s - 1 : 0;
     const auto inside = [&](int64_t j) {
         return j < dst_w && source_index(p.forward, j, edge_tap, s.stride_w, s.pad_w, s.dil_w, src_w) >= 0;
@@ -175,7 +221,11 @@ void depthwise_row(const DepthwiseRow& p, const T* src, int64_t n, int64_t row, 
             inner = advances && widths == s.s;
         }
         const int64_t out = ((n * dst_h + row) * dst_w + j) * dst_c;
-        if (reduces) {
+        if (inner && stretches && inside(j + kPixels - 1)) {
+            pixel_stretch<T>(p, taps, advance * int64_t(sizeof(T)), dst_c, out);
+            for (int64_t t = 0; t < taps.count; ++t) taps.pixel[t] += (kPixels - 1) * advance * int64_t(sizeof(T));
+            j += kPixels - 1;
+        } else if (reduces) {
             pixel_reduced<T>(p, taps, out);
         } else {
             pixel_same<T>(p, taps, dst_c, out);

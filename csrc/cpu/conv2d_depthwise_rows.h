@@ -2,6 +2,7 @@
 // results stays in registers, and each pixel that is loaded serves every tap and result of the strip that reads it.
 #pragma once
 
+#include "cpu/activation_math.h"
 #include "cpu/conv2d_impl.h"
 
 namespace dlperf::DLPERF_ISA_NS {

@@ -181,7 +181,7 @@ bool run_blocks(const Call& call, const float* zero, const Shares& shares, int64
 
 // ---- Filters made where they are multiplied ----
 
-constexpr int64_t kPiece = 64;  // channels: a panel's filters of a piece are 288 KB
+constexpr int64_t kPiece = 64;  // channels: a panel's filters of a piece are 576 KB
 
 // Tiles of a step, as even as can be.
 int64_t few_tiles(const Problem& p) {
@@ -229,6 +229,9 @@ Vec run_few(const Call& call, const T* weight, const float* data, int64_t first,
     const MicroTable& micro = micro_table(false);
     const DataLayout layout = few_layout(p);
     const int64_t count = tiles.end - tiles.begin;
+    // Between filters and between channels of the weight, whose next piece is asked for: too many short streams for the
+    // processor to see them coming.
+    const int64_t lane_step = p.forward ? p.s.w_k : p.s.w_c, unit_step = p.forward ? p.s.w_c : p.s.w_k;
     for (int64_t i = 0; i < count; ++i) t.rows[i] = reinterpret_cast<const char*>(data + (tiles.begin + i) * kPiece);
     Vec bad = Vec::zero();
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
@@ -240,11 +243,8 @@ Vec run_few(const Call& call, const T* weight, const float* data, int64_t first,
         tile.rows_ld = count;
         for (int64_t u0 = 0; u0 < p.src_c; u0 += kPiece) {
             const int64_t u1 = min64(p.src_c, u0 + kPiece);
-            // Too many short streams for the processor to see them coming.
-            const int64_t lane_step = p.forward ? p.s.w_k : p.s.w_c, unit_step = p.forward ? p.s.w_c : p.s.w_k;
-            const bool more = u1 < p.src_c, more_panels = panel + 1 < panels.end;
-            const int64_t next_panel = more_panels ? kPanel * lane_step - u0 * unit_step : 0;
-            const int64_t ahead = more ? kPiece * unit_step : next_panel;
+            const int64_t next_panel = panel + 1 < panels.end ? kPanel * lane_step - u0 * unit_step : 0;
+            const int64_t ahead = u1 < p.src_c ? kPiece * unit_step : next_panel;
             for (int64_t v = 0; v < width; v += Vec::W) {
                 transform_filters(p, weight, n0 + v, u0, u1, t.filters + v, width, filter_step, ahead);
             }
