@@ -208,17 +208,18 @@ void run_panels_of(const Call& c, const RowBlock& block, const Phase& phase, int
 
 void run_phase(const Call& c, const Phase& phase, int64_t team, int64_t me, const Scratch& t) {
     const Problem& p = c.p;
-    const int64_t all_panels = p.s.groups * p.panels(), mr = row_mr(c.tiles), pixel = p.src_c * p.src_size;
+    const int64_t all_panels = p.s.groups * p.panels(), grain = row_grain(c.tiles), pixel = p.src_c * p.src_size;
     const int64_t rows = p.rows(phase.h, phase.w), taps = phase.taps, panel_bytes = taps * p.run * kPanel * 4;
     if (rows == 0) return;
-    const Grid grid = row_grid(rows, all_panels, pixel, panel_bytes, team, mr);
-    const auto rows_of = [&](int64_t share) { return split(rows, grid.m, share / grid.n, mr); };
+    const Grid grid = row_grid(rows, all_panels, pixel, panel_bytes, team, grain);
+    const auto rows_of = [&](int64_t share) { return split(rows, grid.m, share / grid.n, grain); };
     const auto panels_of = [&](int64_t share) { return split(all_panels, grid.n, share % grid.n); };
     const auto cut_of = [&](int64_t share) {
         if (share >= grid.m * grid.n) return Cut{};
         const Range m = rows_of(share), panels = panels_of(share);
         const int64_t step = rows_per_block(p, max64(1, m.end - m.begin), taps);
-        return cut_share(m.end - m.begin, panels.end - panels.begin, panel_bytes, step, team, mr, c.tiles && !p.pairs);
+        return cut_share(m.end - m.begin, panels.end - panels.begin, panel_bytes, step, team, row_mr(c.tiles),
+                         c.tiles && !p.pairs);
     };
     // Whether pixels are read once each, in their order.
     const bool in_order = taps == 1 && !p.slab && p.s.groups == 1 && p.h.step == 1 && p.w.step == 1 &&
@@ -329,7 +330,8 @@ bool packs_by_panel(const Problem& p, int64_t team) {
     const int64_t rows = p.rows(0, 0);
     return rows <= kPanelRows && rows * p.all_taps <= kTableBytes / 8 &&
            rows * p.src_c * p.src_size <= 2 * kBlocks.a_bytes &&
-           row_grid(rows, p.panels(), p.src_c * p.src_size, p.all_taps * p.run * kPanel * 4, team, kPanelMr).m == 1;
+           row_grid(rows, p.panels(), p.src_c * p.src_size, p.all_taps * p.run * kPanel * 4, team, row_grain(false))
+                   .m == 1;
 }
 
 void run_panels(const Call& c, const WeightView& weight, const PackPlan& plan, Range panels, const Scratch& t) {

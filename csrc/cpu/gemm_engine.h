@@ -60,22 +60,33 @@ struct Grid {
     int64_t m, n, k;
 };
 
-// Rows that threads divide by.
+// Rows that a register tile takes.
 static inline int64_t row_mr(bool tiles) {
     return tiles ? 2 * kTileRows : kPanelMr;
 }
 
-// Least work of the busiest thread first, then least traffic: rows and panels read by one thread.
+// Rows that threads divide by: tiles need theirs whole, a register tile of fewer rows costs little more than its share.
+static inline int64_t row_grain(bool tiles) {
+    return tiles ? 2 * kTileRows : 1;
+}
+
+// What a byte costs that another thread wrote or will read, where one of A that is multiplied by a panel costs 1: cores
+// need not share a cache.
+constexpr double kShared = 1.5;
+
+// Least work of the busiest thread first, then least traffic: rows and panels read by one thread. Threads that divide
+// rows find in their own caches what they wrote in the layer before.
 static inline Grid row_grid(int64_t rows, int64_t panels, int64_t row_bytes, int64_t panel_bytes, int64_t threads,
-                            int64_t mr) {
+                            int64_t grain) {
     Grid best = {threads, 1, 1};
     double best_cost = 0;
     for (int64_t tn = 1; tn <= threads && tn <= panels; ++tn) {
         const int64_t tm = threads / tn;
-        const int64_t mine = ceil_div(ceil_div(rows, mr), tm) * mr, mine_panels = ceil_div(panels, tn);
+        const int64_t mine = ceil_div(ceil_div(rows, grain), tm) * grain, mine_panels = ceil_div(panels, tn);
         const double work = double(mine) * double(mine_panels) * double(row_bytes);
         const double traffic = 4.0 * double(mine * row_bytes) + 2.0 * double(mine_panels * panel_bytes);
-        const double cost = work + traffic;
+        const double shared = tn == 1 ? 0.0 : kShared * double(mine) * double(row_bytes + mine_panels * kPanel * 4);
+        const double cost = work + traffic + shared;
         if (tn == 1 || cost < best_cost) {
             best = {tm, tn, 1};
             best_cost = cost;

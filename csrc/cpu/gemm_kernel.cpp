@@ -129,7 +129,7 @@ void run_row_path(const GemmShape& s, int64_t per_batch, const Operands& o, Aren
     if (bias_col) expand_bias(s.dtype, o.bias, s.n, w.bias);
     const int64_t used = arena.used, panels = ceil_div(s.n, kPanel);
     const bool alone = item_per_thread(s, threads);
-    const int64_t mr = row_mr(wanted);
+    const int64_t mr = row_mr(wanted), grain = row_grain(wanted);
     std::memset(w.taken, 0, size_t(threads * Shares::kApart) * sizeof(int64_t));
     bool unfit = false;  // where threads share B: it can't be packed for tiles
 
@@ -140,7 +140,7 @@ void run_row_path(const GemmShape& s, int64_t per_batch, const Operands& o, Aren
         const int64_t rows = thread_rows(s), zero = 0;
         for (int64_t i = 0; i < me; ++i) take_row_tables(mine, s, rows, wanted);
         const RowTables t = take_row_tables(mine, s, rows, wanted);
-        const Grid grid = alone ? Grid{1, 1, 1} : row_grid(s.m, panels, row_bytes(s), s.k * kPanel * 4, team, mr);
+        const Grid grid = alone ? Grid{1, 1, 1} : row_grid(s.m, panels, row_bytes(s), s.k * kPanel * 4, team, grain);
         const int64_t part = alone ? 0 : me;
         const bool by_panel =
             path == Path::row && !prepacked && may_pack_by_panel(s, threads, wanted) && (alone || grid.m == 1);
@@ -150,7 +150,7 @@ void run_row_path(const GemmShape& s, int64_t per_batch, const Operands& o, Aren
             const char* b_item = o.b + b * s.b_batch * dtype_size(s.dtype);
             const float* packed = reinterpret_cast<const float*>(o.b) + kHeadFloats;
             const auto rows_of = [&](int64_t i) {
-                return i < grid.m * grid.n ? split(s.m, grid.m, i / grid.n, mr) : Range{0, 0};
+                return i < grid.m * grid.n ? split(s.m, grid.m, i / grid.n, grain) : Range{0, 0};
             };
             const auto panels_of = [&](int64_t i) {
                 return i < grid.m * grid.n ? split(panels, grid.n, i % grid.n) : Range{0, 0};

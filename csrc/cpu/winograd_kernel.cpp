@@ -138,10 +138,10 @@ Vec transform_results(const Call& call, const Scratch& t, int64_t begin, int64_t
 template <class T>
 bool run_blocks(const Call& call, const float* zero, const Shares& shares, int64_t team, int64_t me, const Scratch& t) {
     const Problem& p = call.p;
-    const Grid grid = row_grid(p.tiles.count, p.panels(), p.src_c * 4, p.src_c * kPanel * 4, team, kPanelMr);
+    const Grid grid = row_grid(p.tiles.count, p.panels(), p.src_c * 4, p.src_c * kPanel * 4, team, 1);
     Vec bad = Vec::zero();
     const auto tiles_of = [&](int64_t share) {
-        return share < grid.m * grid.n ? split(p.tiles.count, grid.m, share / grid.n, kPanelMr) : Range{0, 0};
+        return share < grid.m * grid.n ? split(p.tiles.count, grid.m, share / grid.n) : Range{0, 0};
     };
     const auto blocks = [&](int64_t share) {
         const Range tiles = tiles_of(share);
@@ -194,6 +194,12 @@ DataLayout few_layout(const Problem& p) {
     return {ceil_div(p.src_c, kPiece) * piece_step + 16, kPiece, piece_step};
 }
 
+// Whether each thread that takes panels transforms all data for itself: little beside its products, and nothing to wait
+// for or to read from another core's cache.
+bool little_data(const Problem& p) {
+    return kPoints * few_layout(p).point_step * 4 <= kBlockBytes;
+}
+
 Scratch take_few_scratch(const Problem& p, Arena& arena) {
     const int64_t width = min64(round_up(p.dst_c, Vec::W), kPanel);
     Scratch t = {};
@@ -201,6 +207,7 @@ Scratch take_few_scratch(const Problem& p, Arena& arena) {
     t.products = arena.take<float>(kPoints * t.product_step);
     t.filters = arena.take<float>(kPoints * (kPiece * width + 16));
     t.rows = arena.take<const char*>(few_tiles(p));
+    t.data = arena.take<float>(little_data(p) ? kPoints * few_layout(p).point_step : 0);
     return t;
 }
 
@@ -355,19 +362,25 @@ bool run_making_filters(const Call& call, const void* weight, const float* zero,
     const Problem& p = call.p;
     const Grid grid = few_grid(p, team);
     const int64_t step = few_tiles(p);
+    const bool alone = grid.m == 1 && little_data(p);
+    if (alone) data = t.data;
     Vec bad = Vec::zero();
     for (int64_t first = 0; first < p.tiles.count; first += step) {
         const int64_t count = min64(step, p.tiles.count - first);
-        const Range part = split(count, team, me);
+        const Range part = alone ? Range{0, me < grid.n ? count : 0} : split(count, team, me);
         transform_data(p.tiles, static_cast<const T*>(call.src), zero, first + part.begin, part.end - part.begin,
                        data + part.begin * kPiece, few_layout(p));
+        if (!alone) {
 #pragma omp barrier
+        }
         if (me < grid.m * grid.n) {
             const Range tiles = split(count, grid.m, me / grid.n, kPanelMr);
             const Range panels = split(p.panels(), grid.n, me % grid.n);
             bad = bad + run_few(call, static_cast<const T*>(weight), data, first, tiles, panels, t);
         }
+        if (!alone) {
 #pragma omp barrier
+        }
     }
     const float sum = bad.sum();
     return sum == 0.0f;

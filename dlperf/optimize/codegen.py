@@ -15,6 +15,7 @@ from . import kernels
 from .prepared import Address, Step, Value, leaves
 
 _ALIGN = 256
+_SHARED_BY_SIZE = 4 << 20  # bytes: larger buffers outgrow the caches of cores anyway
 
 
 @dataclass
@@ -79,7 +80,12 @@ class Code:
                 value = value.root
 
     def _place(self, steps, escaping) -> None:
-        """Buffers by size, largest first, each at the lowest offset that is free while it is needed."""
+        """Buffers by size, largest first, each at the lowest offset that is free while it is needed.
+
+        Threads divide a layer's rows alike, so buffers of one size at one address stay in the caches of the cores that
+        wrote them. Small ones therefore share addresses with their like only: at another size a line would
+        change hands, slowly where the cores share no cache.
+        """
         wanted, scratch = [], 0
         for index, step in enumerate(steps):
             prepared = step.prepared
@@ -99,12 +105,18 @@ class Code:
         placed: list[tuple[int, int, int, int]] = []
         end = 0
         for size, first, last, value in sorted(wanted, key=lambda w: -w[0]):
-            offset = 0
-            for low, high, _, _ in sorted(p for p in placed if p[2] <= last and first <= p[3]):
+            offset, room = 0, -(-size // _ALIGN) * _ALIGN
+            apart = [
+                (low, high)
+                for low, high, from_step, to_step in placed
+                if (from_step <= last and first <= to_step)
+                or (room != high - low and min(room, high - low) <= _SHARED_BY_SIZE)
+            ]
+            for low, high in sorted(apart):
                 if offset + size <= low:
                     break
                 offset = max(offset, high)
-            high = -(-(offset + size) // _ALIGN) * _ALIGN
+            high = offset + room
             placed.append((offset, high, first, last))
             self.buffers[value] = offset
             end = max(end, high)
