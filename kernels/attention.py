@@ -307,8 +307,9 @@ def attention_bwd(
     scale: float,
     dropout_p: float,
     mask_grad: bool,
+    joined: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grads = attention_bwd_empty(go, q, k, v, mask, rng, out, stats, causal, scale, dropout_p, mask_grad)
+    grads = attention_bwd_empty(go, q, k, v, mask, rng, out, stats, causal, scale, dropout_p, mask_grad, joined)
     gq, gk, gv, gm = grads
     if q.numel() == 0 or k.numel() == 0 or v.numel() == 0:
         return tuple(g.zero_() for g in grads)

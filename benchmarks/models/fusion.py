@@ -18,3 +18,8 @@ def fuses_epilogue(norm_class: type) -> bool:
 def adder(nn):
     """The namespace's sum of two tensors, whose gradient for a broadcast operand is its own too; else torch's."""
     return getattr(nn.functional, "add", torch.add)
+
+
+def unbinder(nn):
+    """The namespace's split of a tensor into its slices, whose gradients are not stacked anew; else torch's."""
+    return getattr(nn.functional, "unbind", torch.unbind)

@@ -6,7 +6,7 @@ shapes of timm's vit_*_patch16_224, so its checkpoints load.
 
 import torch
 
-from .fusion import adder, takes
+from .fusion import adder, takes, unbinder
 
 
 class Attention(torch.nn.Module):
@@ -15,13 +15,13 @@ class Attention(torch.nn.Module):
     def __init__(self, nn, dim: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.attend = nn.functional.scaled_dot_product_attention
+        self.attend, self.unbind = nn.functional.scaled_dot_product_attention, unbinder(nn)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x):
         n, s, d = x.shape
-        q, k, v = self.qkv(x).view(n, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self.unbind(self.qkv(x).view(n, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4), 0)
         return self.attend(q, k, v).transpose(1, 2).reshape(n, s, d)
 
 

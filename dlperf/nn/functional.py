@@ -52,6 +52,7 @@ from ..ops.pool import (
 )
 from ..ops.recurrent import gru_layer, lstm_layer, rnn_layer
 from ..ops.softmax import log_softmax, softmax
+from ..ops.unbind import chunk, unbind
 from ..ops.upsample import interpolate
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "batch_norm",
     "binary_cross_entropy_with_logits",
     "bmm",
+    "chunk",
     "conv1d",
     "conv2d",
     "conv2d_batch_norm",
@@ -116,6 +118,7 @@ __all__ = [
     "softplus",
     "swiglu",
     "tanh",
+    "unbind",
 ]
 
 

@@ -7,11 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from ..memory import new_empty
+from ..memory import new_empty, new_empty_strided
 from ._checks import check_floating, check_same_device, describe
 from ._epilogue import cast_for_autocast
-from ._frame import Operator, backward_through_reference, save_inputs
+from ._frame import Operator, backward_through_reference, plain, save_inputs
 from .random import random_pair
+from .unbind import dense_strides, evenly_apart
 
 
 def _in_order_of(x: Tensor, shape: tuple) -> Tensor:
@@ -45,9 +46,17 @@ def attention_bwd_empty(
     scale,
     dropout_p,
     mask_grad,
+    joined=False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v in their own memory orders, and of the mask, contiguous ([0] where none is wanted)."""
+    """Gradients of q, k, v in their own memory orders, and of the mask, contiguous ([0] where none is wanted).
+
+    joined: q, k and v are slices of one tensor; so are their gradients.
+    """
     gm = mask.new_empty(mask.shape) if mask_grad else q.new_empty((0,))
+    if joined:
+        size, apart = (3, *q.shape), k.storage_offset() - q.storage_offset()
+        gq, gk, gv = new_empty_strided(q, size, dense_strides(size, (apart, *q.stride()))).unbind(0)
+        return gq, gk, gv, gm
     return _in_order_of(q, q.shape), _in_order_of(k, k.shape), _in_order_of(v, v.shape), gm
 
 
@@ -62,7 +71,11 @@ def _backward(ctx, go, _):
         return (None,) * 5
     q, k, v, mask, rng, out, stats = ctx.saved_tensors
     mask_grad = mask is not None and ctx.needs_input_grad[3]
-    gq, gk, gv, gm = attention_bwd(go, q, k, v, mask, rng, out, stats, ctx.causal, ctx.scale, ctx.dropout_p, mask_grad)
+    # In compiled code each gradient is a tensor of its own.
+    joined = ctx.dlperf_backend is not None and not torch.is_grad_enabled() and plain(q, k, v)
+    joined = joined and evenly_apart((q, k, v)) > 0
+    rest = ctx.causal, ctx.scale, ctx.dropout_p, mask_grad, joined
+    gq, gk, gv, gm = attention_bwd(go, q, k, v, mask, rng, out, stats, *rest)
     needs = ctx.needs_input_grad
     return (
         gq if needs[0] else None,
@@ -86,7 +99,7 @@ attention = Operator(
 
 attention_bwd = Operator(
     "attention_bwd(Tensor go, Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor? rng, Tensor out, Tensor stats,"
-    " bool causal, float scale, float dropout_p, bool mask_grad) -> (Tensor, Tensor, Tensor, Tensor)",
+    " bool causal, float scale, float dropout_p, bool mask_grad, bool joined=False) -> (Tensor, Tensor, Tensor, Tensor)",
     fake=attention_bwd_empty,
     setup=save_inputs,
     backward=backward_through_reference("attention_bwd"),

@@ -12,6 +12,7 @@ from .attention import scaled_dot_product_attention
 from .dropout import dropout
 from .matmul import baddbmm, bmm, linear
 from .softmax import softmax
+from .unbind import chunk
 
 _NAME = "multi_head_attention_forward"
 
@@ -39,9 +40,9 @@ def _project(query, key, value, in_weight, in_bias, separate, embed_dim) -> tupl
         return tuple(linear(x, w, b) for x, w, b in zip((query, key, value), separate, biases, strict=True))
     if key is value:
         if query is key:
-            return linear(query, in_weight, in_bias).chunk(3, -1)
+            return chunk(linear(query, in_weight, in_bias), 3, -1)
         rest = None if in_bias is None else in_bias[embed_dim:]
-        k, v = linear(key, in_weight[embed_dim:], rest).chunk(2, -1)
+        k, v = chunk(linear(key, in_weight[embed_dim:], rest), 2, -1)
         return linear(query, in_weight[:embed_dim], biases[0]), k, v
     weights = in_weight.chunk(3)
     return tuple(linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))

@@ -30,6 +30,10 @@ FROM_MODE = {
     torch.Tensor.relu: "relu",
     torch.Tensor.log_softmax: "log_softmax",
     torch.log_softmax: "log_softmax",
+    torch.Tensor.unbind: "unbind",
+    torch.unbind: "unbind",
+    torch.Tensor.chunk: "chunk",
+    torch.chunk: "chunk",
     **{getattr(TF, name): name for name in _ALSO},
 }
 _OWN = {function: getattr(F, name) for function, name in (FROM_TORCH | FROM_MODE).items() if has(name)}

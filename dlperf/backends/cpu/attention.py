@@ -32,7 +32,7 @@ def why_not_attention(q, k, v, mask, rng, causal, scale, dropout_p) -> str | Non
     return _why_not(q, k, v, mask)
 
 
-def why_not_attention_bwd(go, q, k, v, mask, rng, out, stats, causal, scale, dropout_p, mask_grad) -> str | None:
+def why_not_attention_bwd(go, q, k, v, mask, rng, out, stats, causal, scale, dropout_p, mask_grad, joined=False) -> str | None:
     return _why_not(q, k, v, mask, go, out)
 
 
@@ -102,8 +102,10 @@ def attention_bwd(
     scale: float,
     dropout_p: float,
     mask_grad: bool,
+    joined: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    gq, gk, gv, gm = attention_bwd_empty(go, q, k, v, mask, rng, out, stats, causal, scale, dropout_p, mask_grad)
+    rest = causal, scale, dropout_p, mask_grad, joined
+    gq, gk, gv, gm = attention_bwd_empty(go, q, k, v, mask, rng, out, stats, *rest)
     go, q, k, v, out = (_unit_last(t) for t in (go, q, k, v, out))
     forward = _shape_of(q, k, v, mask, out, causal, scale, dropout_p)
     shape = _grad_shape(forward, go.stride(), gq.stride(), gk.stride(), gv.stride())

@@ -41,8 +41,8 @@ def attention(q, k, v, mask, rng, causal, scale, dropout_p):
     return out, stats
 
 
-def attention_bwd(go, q, k, v, mask, rng, out, stats, causal, scale, dropout_p, mask_grad):
-    grads = attention_bwd_empty(go, q, k, v, mask, rng, out, stats, causal, scale, dropout_p, mask_grad)
+def attention_bwd(go, q, k, v, mask, rng, out, stats, causal, scale, dropout_p, mask_grad, joined=False):
+    grads = attention_bwd_empty(go, q, k, v, mask, rng, out, stats, causal, scale, dropout_p, mask_grad, joined)
     if q.numel() == 0 or k.numel() == 0:
         return tuple(g.zero_() for g in grads)
     go, q, k, v, out = (_readable(t) for t in (go, q, k, v, out))

@@ -75,6 +75,7 @@ def attention_bwd(
     scale: float,
     dropout_p: float,
     mask_grad: bool,
+    joined: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     # Everything again from q, k, v: out and stats are functions of them, and derivatives must see that.
     dtype, kv_heads = q.dtype, k.shape[1]
