@@ -126,6 +126,8 @@ struct RunMap {
     int64_t units;  // of the whole panel
 };
 
+constexpr int64_t kColumnAhead = 256;  // bytes: weights come from memory, in too many streams to be seen coming
+
 // One vector of columns (`lanes` of them, column_step apart) of a panel; each column's run is contiguous.
 template <bool Pairs, class T>
 static void pack_panel_columns(const T* src, int64_t column_step, int64_t lanes, const RunMap& map, float* dst,
@@ -137,6 +139,10 @@ static void pack_panel_columns(const T* src, int64_t column_step, int64_t lanes,
     for (int64_t o = 0; o < map.outer; ++o, src += map.outer_step) {
         for (int64_t j0 = 0; j0 < map.length; j0 += Vec::W) {
             const int64_t count = min64(Vec::W, map.length - j0);
+            // Past its end a column is followed by the one that the next call packs.
+            const int64_t ahead = j0 + kColumnAhead / int64_t(sizeof(T)), next = ahead < map.length ? 0 : Vec::W;
+            const T* fetch = src + next * column_step + ahead - (next ? map.length : 0);
+            for (int i = 0; i < Vec::W; ++i) __builtin_prefetch(fetch + i * column_step, 0, 2);
             if (lanes >= Vec::W && count == Vec::W) {
                 for (int i = 0; i < Vec::W; ++i) r[i] = load_lanes<Pairs>(src + i * column_step + j0, Vec::W);
             } else {

@@ -99,7 +99,8 @@ attention = Operator(
 
 attention_bwd = Operator(
     "attention_bwd(Tensor go, Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor? rng, Tensor out, Tensor stats,"
-    " bool causal, float scale, float dropout_p, bool mask_grad, bool joined=False) -> (Tensor, Tensor, Tensor, Tensor)",
+    " bool causal, float scale, float dropout_p, bool mask_grad, bool joined=False)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
     fake=attention_bwd_empty,
     setup=save_inputs,
     backward=backward_through_reference("attention_bwd"),

@@ -86,8 +86,8 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """torch.chunk: the input in that many parts along a dimension, as views; gradients as :func:`unbind`'s."""
-    if isinstance(input, Tensor) and isinstance(dim, int) and isinstance(chunks, int) and chunks > 1:
-        if -input.dim() <= dim < input.dim() and input.shape[dim] % chunks == 0 and input.shape[dim] > 0:
-            dim %= input.dim()
-            return unbind(input.unflatten(dim, (chunks, input.shape[dim] // chunks)), dim)
-    return torch.chunk(input, chunks, dim)
+    whole = isinstance(input, Tensor) and isinstance(chunks, int) and isinstance(dim, int) and chunks > 1
+    if not whole or not -input.dim() <= dim < input.dim() or input.shape[dim] == 0 or input.shape[dim] % chunks:
+        return torch.chunk(input, chunks, dim)
+    dim %= input.dim()
+    return unbind(input.unflatten(dim, (chunks, input.shape[dim] // chunks)), dim)

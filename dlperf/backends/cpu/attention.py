@@ -32,7 +32,9 @@ def why_not_attention(q, k, v, mask, rng, causal, scale, dropout_p) -> str | Non
     return _why_not(q, k, v, mask)
 
 
-def why_not_attention_bwd(go, q, k, v, mask, rng, out, stats, causal, scale, dropout_p, mask_grad, joined=False) -> str | None:
+def why_not_attention_bwd(
+    go, q, k, v, mask, rng, out, stats, causal, scale, dropout_p, mask_grad, joined=False
+) -> str | None:
     return _why_not(q, k, v, mask, go, out)
 
 

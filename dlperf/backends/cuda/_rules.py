@@ -208,8 +208,8 @@ RULES = {
         x, (gy,), weight, bias, activation
     ),
     "attention": _attention,
-    "attention_bwd": lambda go, q, k, v, mask, rng, out, stats, causal, scale, dropout_p, mask_grad, joined=False: _attention(
-        q, k, v, mask, rng, causal, scale, dropout_p, go, out
+    "attention_bwd": lambda go, q, k, v, mask, rng, out, stats, causal, scale, dropout_p, mask_grad, joined=False: (
+        _attention(q, k, v, mask, rng, causal, scale, dropout_p, go, out)
     ),
     "dropout": lambda x, *_: None if x.dtype in STORAGE else f"the kernels have no {_name(x.dtype)}",
     "diffusion_step": _diffusion_step,
