@@ -4,6 +4,7 @@ import torch
 import dlperf
 from dlperf import nn
 from dlperf.nn import functional as F
+from dlperf.testing.compare import assert_matches
 from tests.family import check_case, parametrize
 
 torch_F = torch.nn.functional
@@ -54,6 +55,40 @@ def test_gradients(training, activation):
     inputs = _double(3, 3, 2, 2), _double(3), _double(3), _double(3, 3, 2, 2)
     assert torch.autograd.gradcheck(norm, inputs)
     assert torch.autograd.gradgradcheck(norm, inputs)
+
+
+# 16 MiB and more of channels_last are written past the caches; 530 channels are no whole vectors.
+@pytest.mark.parametrize(
+    "dtype, channels, activation, residual",
+    [
+        (torch.float32, 256, None, False),
+        (torch.float32, 256, "relu", False),
+        (torch.float32, 256, "relu", True),
+        (torch.float32, 530, "relu", True),
+        (torch.bfloat16, 528, "relu", True),
+    ],
+    ids=str,
+)
+def test_large_results(kernels, isa, dtype, channels, activation, residual):
+    x, r, gy = (torch.randn(2, channels, 104, 80).to(dtype).contiguous(memory_format=LAST) for _ in range(3))
+    assert x.numel() * x.itemsize >= 16 << 20
+    w, b = torch.rand(channels) + 0.5, torch.randn(channels)
+
+    def run(cast):
+        leaves = [cast(t).requires_grad_() for t in (x, w, b, r)]
+        residual_given = leaves[3] if residual else None
+        y = F.batch_norm(leaves[0], None, None, *leaves[1:3], True, residual=residual_given, activation=activation)
+        return y, torch.autograd.grad(y, leaves if residual else leaves[:3], cast(gy))
+
+    y, grads = run(lambda t: t.clone())
+    with dlperf.backend("reference"):
+        truth, true_grads = run(lambda t: t.double())
+    assert_matches(y, truth, reduction=16640)
+    # A mask flips where rounding moves a value over zero.
+    kept = ((y > 0) == (truth > 0)).flatten() if activation else torch.ones(y.numel(), dtype=torch.bool)
+    assert kept.double().mean() > 0.99
+    for index in (0, 3) if residual else (0,):
+        assert_matches(grads[index].flatten()[kept], true_grads[index].flatten()[kept], reduction=16640)
 
 
 @pytest.mark.parametrize("training", [True, False])

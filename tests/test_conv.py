@@ -224,6 +224,31 @@ def test_any_geometry(kernels, geometry):
         assert_matches(got, true, reduction=max(y.numel(), reach), what=f"gradient of {name}")
 
 
+# Few channels: taps are merged, and pixels whose filter lies inside the picture are taken row by row of it.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "size, filter, rest",
+    [
+        ((2, 3, 33, 38), (20, 3, 7, 7), (2, 3)),
+        ((2, 3, 20, 21), (8, 3, 5, 5), (1, 2, (2, 1))),
+        ((2, 1, 28, 27), (6, 1, 5, 5), ()),
+        ((2, 15, 13, 12), (17, 15, 3, 3), (1, 1)),
+        ((1, 4, 12, 11), (7, 4, 9, 9), (1, 2)),
+        ((3, 2, 40, 5), (7, 2, 3, 2), ((3, 1),)),
+    ],
+    ids=str,
+)
+def test_weight_gradients_of_few_channels(kernels, isa, dtype, size, filter, rest):
+    x = torch.randn(size).to(dtype).contiguous(memory_format=LAST)
+    weight = torch.randn(filter).to(dtype).requires_grad_()
+    y = F.conv2d(x, weight, None, *rest)
+    gy = torch.randn_like(y)
+    (gw,) = torch.autograd.grad(y, weight, gy)
+    double = weight.detach().double().requires_grad_()
+    (truth,) = torch.autograd.grad(T.conv2d(x.double(), double, None, *rest), double, gy.double())
+    assert_matches(gw, truth, reduction=gy.numel() // filter[0])
+
+
 # Widths around strips of seven, four and one result; channels around two vectors of each instruction set.
 @pytest.mark.parametrize("size", [(2, 3, 1), (1, 7, 7), (2, 5, 12), (1, 9, 26)], ids=str)
 @pytest.mark.parametrize("channels", [3, 33, 80, 200])

@@ -51,14 +51,19 @@ static DLPERF_INLINE void add_rows(const T* gy, const T* x, const T* y, T* gresi
 }
 
 // gx = scale * g + slope * (x - mean) + offset; with fixed statistics scale * g alone.
-template <Sweep kSweep, bool kTraining, class T, class Coefficient>
+template <Sweep kSweep, bool kTraining, bool kStream, class T, class Coefficient>
 static DLPERF_INLINE void apply_span(const T* gy, const T* x, const T* y, T* gx, int64_t length, Coefficient scale,
                                      Coefficient slope, Coefficient offset, Coefficient mean) {
-    for_vectors(length, [&](int64_t i, auto lanes) {
+    const auto body = [&](int64_t i, auto lanes) {
         Vec v = load_gradient<kSweep>(gy, y, (T*)nullptr, i, lanes) * scale.at(i);
         if (kTraining) v = v + fma(lanes.load(x + i) - mean.at(i), slope.at(i), offset.at(i));
         lanes.store(gx + i, v);
-    });
+    };
+    if (kStream) {
+        for_streamed(length, body);
+    } else {
+        for_vectors(length, body);
+    }
 }
 
 // A sweep's arrays, moved along together.
@@ -78,11 +83,11 @@ constexpr Sweep after(Sweep sweep) {
     return sweep == Sweep::masked_stored ? Sweep::plain : sweep;
 }
 
-template <Sweep kSweep, bool kTraining, class T, class Coefficient>
+template <Sweep kSweep, bool kTraining, bool kStream, class T, class Coefficient>
 static DLPERF_INLINE void apply_arrays(const Arrays<T>& p, int64_t length, Coefficient scale, Coefficient slope,
                                        Coefficient offset, Coefficient mean) {
     const T* gy = kSweep == Sweep::masked_stored ? p.gresidual : p.gy;
-    apply_span<after(kSweep), kTraining>(gy, p.x, p.y, p.gx, length, scale, slope, offset, mean);
+    apply_span<after(kSweep), kTraining, kStream>(gy, p.x, p.y, p.gx, length, scale, slope, offset, mean);
 }
 
 enum Coefficients { kScale, kMean, kSlope, kOffset };
@@ -119,7 +124,7 @@ static void reduce_rows(const Arrays<T>& all, const ChannelView& view, const Wor
         if (!write_gx) return;
         for (r = 0; r < count; ++r) {
             const AlongRow along{scale};
-            apply_arrays<kSweep, false>(all.at((begin + r) * stride + c0), width, along, along, along, along);
+            apply_arrays<kSweep, false, false>(all.at((begin + r) * stride + c0), width, along, along, along, along);
         }
     };
     for (int64_t r = rows.begin; r < rows.end; r += kChunkRows) {
@@ -166,33 +171,34 @@ static void reduce_planes(const Arrays<T>& all, const ChannelView& view, const W
             }
             if (!write_gx) continue;
             const OnPlane scale(work.coefficient(kScale), c);
-            apply_arrays<kSweep, false>(p, length, scale, scale, scale, scale);
+            apply_arrays<kSweep, false, false>(p, length, scale, scale, scale, scale);
         }
     }
 }
 
 // Goes backwards: what the sums read last is still in the cache.
-template <Sweep kSweep, bool kTraining, class T>
+template <Sweep kSweep, bool kTraining, bool kStream, class T>
 static void apply_part(const Arrays<T>& all, const ChannelView& view, const Workspace& work, int part) {
     const float *scale = work.coefficient(kScale), *mean = work.coefficient(kMean);
     const float *slope = work.coefficient(kSlope), *offset = work.coefficient(kOffset);
     const Range items = view.item_range(part), channels = view.channel_range(part);
     if (view.channels_last) {
         const auto row = [&](int64_t r, int64_t c0, int64_t length) {
-            apply_arrays<kSweep, kTraining>(all.at(r * view.width + c0), length, AlongRow{scale + c0},
-                                            AlongRow{slope + c0}, AlongRow{offset + c0}, AlongRow{mean + c0});
+            apply_arrays<kSweep, kTraining, kStream>(all.at(r * view.width + c0), length, AlongRow{scale + c0},
+                                                     AlongRow{slope + c0}, AlongRow{offset + c0}, AlongRow{mean + c0});
         };
         if (view.has_partial(part)) row(view.rows, 0, view.partial);
         each_row_backwards(items, view.width * int64_t(sizeof(T)),
                            [&](int64_t r) { row(r, channels.begin, channels.end - channels.begin); });
+        if (kStream) stream_fence();
         return;
     }
     for (int64_t item = items.end - 1; item >= items.begin; --item) {
         const Range segment = view.segment(item);
         for (int64_t c = channels.end - 1; c >= channels.begin; --c) {
-            apply_arrays<kSweep, kTraining>(all.at((item / view.segments * view.c + c) * view.s + segment.begin),
-                                            segment.end - segment.begin, OnPlane(scale, c), OnPlane(slope, c),
-                                            OnPlane(offset, c), OnPlane(mean, c));
+            apply_arrays<kSweep, kTraining, false>(all.at((item / view.segments * view.c + c) * view.s + segment.begin),
+                                                   segment.end - segment.begin, OnPlane(scale, c), OnPlane(slope, c),
+                                                   OnPlane(offset, c), OnPlane(mean, c));
         }
     }
 }
@@ -267,9 +273,10 @@ static void backward_sweeps(const BatchNormShape& shape, const BatchNormBackward
         if (args.gx && !gx_with_sums) {
             each_part(view.parts, [&](int part) {
                 if (args.training) {
-                    apply_part<kSweep, true>(all, view, work, part);
+                    streams_rows(view, all.gx) ? apply_part<kSweep, true, true>(all, view, work, part)
+                                               : apply_part<kSweep, true, false>(all, view, work, part);
                 } else {
-                    apply_part<kSweep, false>(all, view, work, part);
+                    apply_part<kSweep, false, false>(all, view, work, part);
                 }
             });
         }

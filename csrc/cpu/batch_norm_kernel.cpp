@@ -218,14 +218,19 @@ static DLPERF_INLINE Vec scale_and_shift(Vec x, Vec scale, Vec shift) {
 #endif
 }
 
-template <Act kAct, bool kResidual, class T, class Coefficient>
+template <Act kAct, bool kResidual, bool kStream, class T, class Coefficient>
 static DLPERF_INLINE void apply_span(const T* x, const T* residual, T* y, int64_t length, Coefficient scale,
                                      Coefficient shift) {
-    for_vectors(length, [&](int64_t i, auto lanes) {
+    const auto body = [&](int64_t i, auto lanes) {
         Vec v = scale_and_shift(lanes.load(x + i), scale.at(i), shift.at(i));
         if (kResidual) v = v + lanes.load(residual + i);
         lanes.store(y + i, activate<kAct>(v, 0.0f));
-    });
+    };
+    if (kStream) {
+        for_streamed(length, body);
+    } else {
+        for_vectors(length, body);
+    }
 }
 
 // Any activation: a tile of float32 is filled, then activated by a loop of that activation, then stored.
@@ -253,7 +258,7 @@ static void apply_span_tiled(const T* x, const T* residual, T* y, int64_t length
 
 // Goes backwards: what the statistics read last is still in the cache.
 // kFused: the activation is kAct; otherwise it is args.act, through tiles.
-template <bool kFused, Act kAct, bool kResidual, class T>
+template <bool kFused, Act kAct, bool kResidual, bool kStream, class T>
 static void apply_part(const BatchNormForward& args, const ChannelView& view, const Workspace& work, int part) {
     const T *x = (const T*)args.x, *residual = (const T*)args.residual;
     T* y = (T*)args.y;
@@ -262,7 +267,7 @@ static void apply_part(const BatchNormForward& args, const ChannelView& view, co
     const auto span = [&](int64_t offset, int64_t length, auto a, auto b) {
         const T* r = kResidual ? residual + offset : nullptr;
         if (kFused) {
-            apply_span<kAct, kResidual>(x + offset, r, y + offset, length, a, b);
+            apply_span<kAct, kResidual, kStream>(x + offset, r, y + offset, length, a, b);
         } else {
             apply_span_tiled<kResidual>(x + offset, r, y + offset, length, a, b, args.act, args.act_param);
         }
@@ -273,6 +278,7 @@ static void apply_part(const BatchNormForward& args, const ChannelView& view, co
         each_row_backwards(items, view.width * int64_t(sizeof(T)), [&](int64_t r) {
             span(r * view.width + c0, channels.end - c0, AlongRow{scale + c0}, AlongRow{shift + c0});
         });
+        if (kStream) stream_fence();
         return;
     }
     for (int64_t item = items.end - 1; item >= items.begin; --item) {
@@ -287,11 +293,13 @@ static void apply_part(const BatchNormForward& args, const ChannelView& view, co
 template <bool kResidual, class T>
 static void apply(const BatchNormForward& args, const ChannelView& view, const Workspace& work, int part) {
     if (args.act == Act::none) {
-        apply_part<true, Act::none, kResidual, T>(args, view, work, part);
+        streams_rows(view, (const T*)args.y) ? apply_part<true, Act::none, kResidual, true, T>(args, view, work, part)
+                                             : apply_part<true, Act::none, kResidual, false, T>(args, view, work, part);
     } else if (args.act == Act::relu) {
-        apply_part<true, Act::relu, kResidual, T>(args, view, work, part);
+        streams_rows(view, (const T*)args.y) ? apply_part<true, Act::relu, kResidual, true, T>(args, view, work, part)
+                                             : apply_part<true, Act::relu, kResidual, false, T>(args, view, work, part);
     } else {
-        apply_part<false, Act::none, kResidual, T>(args, view, work, part);
+        apply_part<false, Act::none, kResidual, false, T>(args, view, work, part);
     }
 }
 

@@ -1,6 +1,7 @@
 // Convolution's gradient for the weight: gy^T times the pixels that each tap sees, reduced over all output pixels.
 // DLPERF_HAS_AVX512_BF16_VARIANT
 #include "cpu/conv2d_impl.h"
+#include "cpu/conv2d_pixels.h"
 #include "cpu/gemm_outer.h"
 
 namespace dlperf::DLPERF_ISA_NS {
@@ -103,71 +104,6 @@ Scratch take_scratch(Arena& arena, const Weights& w, const Blocking& b) {
 
 // ---- x as the panel's rows: one per output pixel ----
 
-DLPERF_INLINE void copy_some(const float* src, float* dst, int64_t n) {
-    for (int64_t i = 0; i < n; i += Vec::W) store_some(dst + i, load_some(src + i, n - i), n - i);
-}
-
-template <class T>
-DLPERF_INLINE void copy_some(const T* src, T* dst, int64_t n) {
-    std::memcpy(dst, src, size_t(n) * sizeof(T));
-}
-
-#if DLPERF_ISA_LEVEL >= 3
-// Words 0, 32, 1, 33, ... of two vectors of 32, and words 16, 48, 17, 49, ...
-alignas(64) constexpr uint16_t kInterleave[64] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                                  8,  40, 9,  41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47,
-                                                  16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
-                                                  24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
-#endif
-
-template <bool Pairs, class T>
-DLPERF_INLINE void put_pixel(const T* src, int64_t columns, int64_t width, int64_t unit_half, float* dst) {
-    for (int64_t j = 0; j < width; j += Vec::W) {
-        Vec v = load_lanes<Pairs>(src + j, columns - j);
-        if (Pairs && unit_half) v = join_pair(Vec::load(dst + j), v);
-        v.store(dst + j);
-    }
-}
-
-// Both halves of a unit: two pixels of `columns` channels.
-template <class T>
-DLPERF_INLINE void put_pair(const T* first, const T* second, int64_t columns, int64_t width, float* dst) {
-#if DLPERF_ISA_LEVEL >= 3
-    const __m512i low = _mm512_loadu_si512(kInterleave), high = _mm512_loadu_si512(kInterleave + 32);
-    for (int64_t j = 0; j < width; j += 2 * Vec::W) {
-        const __mmask32 mask = columns - j >= 32 ? 0xffffffffu : (1u << (columns - j)) - 1;
-        const __m512i a = _mm512_maskz_loadu_epi16(mask, first + j), b = _mm512_maskz_loadu_epi16(mask, second + j);
-        _mm512_storeu_si512(dst + j, _mm512_permutex2var_epi16(a, low, b));
-        if (j + Vec::W < width) _mm512_storeu_si512(dst + j + Vec::W, _mm512_permutex2var_epi16(a, high, b));
-    }
-#endif
-}
-
-DLPERF_INLINE void put_zero(int64_t width, bool pairs, int64_t unit_half, float* dst) {
-    if (pairs && unit_half) return;
-    for (int64_t j = 0; j < width; j += Vec::W) Vec::zero().store(dst + j);
-}
-
-// Columns [c0, c0 + columns) of (r, s, c) under the filter at (ih, iw): a piece of memory per filter row, zero beside
-// the image.
-template <class T>
-DLPERF_INLINE void gather_line(const Conv2dShape& s, const T* image, int64_t ih, int64_t iw, int64_t c0,
-                               int64_t columns, T* line) {
-    const int64_t length = s.s * s.c;
-    const int64_t left = min64(length, max64(0, -iw * s.c)), right = max64(left, min64(length, (s.w - iw) * s.c));
-    for (int64_t r = c0 / length; r * length < c0 + columns; ++r) {
-        const int64_t begin = max64(0, c0 - r * length), end = min64(length, c0 + columns - r * length);
-        const int64_t row = ih + r * s.dil_h;
-        const bool inside = row >= 0 && row < s.h;
-        const int64_t from = inside ? min64(end, max64(begin, left)) : end;
-        const int64_t to = inside ? max64(from, min64(end, right)) : end;
-        T* out = line + r * length - c0;
-        for (int64_t i = begin; i < from; ++i) out[i] = T{};
-        copy_some(image + (row * s.w + iw) * s.c + from, out + from, to - from);
-        for (int64_t i = to; i < end; ++i) out[i] = T{};
-    }
-}
-
 constexpr int64_t kPixelsAhead = 16;
 
 // Pixels [k0, k1) of one panel. Where the tap falls beside the image the row is zero.
@@ -177,8 +113,10 @@ void pack_pixels(const Weights& w, const T* x, int64_t panel, int64_t k0, int64_
     const int64_t tap = panel % w.taps, c0 = panel / w.taps * kPanel;
     const int64_t r = w.merged ? 0 : tap / s.s, q = w.merged ? 0 : tap % s.s;
     const int64_t columns = w.panel_columns(panel), width = w.width(panel), per_unit = Pairs ? 2 : 1;
+    const int64_t per_last = per_unit - 1;
     const int64_t shift = q * s.dil_w - s.pad_w;
     alignas(64) T line[kPanel] = {};
+    const Pieces pieces(s, w.merged ? c0 : 0, w.merged ? columns : 0);
     for (int64_t k = k0; k < k1;) {
         const int64_t n = k / (s.oh * s.ow), oh = k / s.ow % s.oh, ow = k % s.ow;
         const int64_t end = min64(k1, k - ow + s.ow);
@@ -187,6 +125,7 @@ void pack_pixels(const Weights& w, const T* x, int64_t panel, int64_t k0, int64_
         int64_t iw = ow * s.stride_w + shift;
         const T* image = x + n * s.h * s.w * s.c;
         const T* row = image + (inside ? ih : 0) * s.w * s.c;
+        const bool whole = w.merged && ih + pieces.first_row * s.dil_h >= 0 && ih + pieces.last_row * s.dil_h < s.h;
         for (; k < end; ++k, iw += s.stride_w) {
             float* out = dst + (k - k0) / per_unit * width;
             const int64_t half = (k - k0) % per_unit;
@@ -201,6 +140,13 @@ void pack_pixels(const Weights& w, const T* x, int64_t panel, int64_t k0, int64_
                 put_pair(pixel, pixel + step, columns, width, out);
                 ++k;
                 iw += s.stride_w;
+                continue;
+            }
+            if (whole && iw >= 0 && iw + per_last * s.stride_w + s.s <= s.w && half == 0 && k + per_last < end) {
+                const T* pixel = image + (ih * s.w + iw) * s.c;
+                put_pieces<Pairs>(pieces, pixel, pixel + s.stride_w * s.c, width, out);
+                k += per_last;
+                iw += per_last * s.stride_w;
                 continue;
             }
             if (w.merged) {
