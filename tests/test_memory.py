@@ -173,3 +173,15 @@ def test_large_weights_under_autocast_twice_differentiated_and_frozen():
     layer.requires_grad_(False)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert not layer(x).requires_grad
+
+
+def test_a_plans_first_call_leaves_nothing_kept_for_reuse():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3, padding=1), torch.nn.Conv2d(32, 32, 3, padding=1))
+    optimized = dlperf.optimize(model.eval(), mode="inference")
+    x = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(x)
+        first = optimized(x)
+        assert memory.stats().kept == 0
+        torch.testing.assert_close(first, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(optimized(x), expected, rtol=1e-4, atol=1e-4)

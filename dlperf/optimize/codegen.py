@@ -15,6 +15,7 @@ from . import kernels
 from .prepared import Address, Step, Value, leaves
 
 _ALIGN = 256
+_STEPS_APART = 2  # more steps between them: what one left in a cache is hardly there when the other comes
 _SHARED_BY_SIZE = 4 << 20  # bytes: larger buffers outgrow the caches of cores anyway
 
 
@@ -83,8 +84,8 @@ class Code:
         """Buffers by size, largest first, each at the lowest offset that is free while it is needed.
 
         Threads divide a layer's rows alike, so buffers of one size at one address stay in the caches of the cores that
-        wrote them. Small ones therefore share addresses with their like only: at another size a line would
-        change hands, slowly where the cores share no cache.
+        wrote them. Small ones that follow each other closely therefore share addresses with their like only: at
+        another size a line would change hands, slowly where the cores share no cache.
         """
         wanted, scratch = [], 0
         for index, step in enumerate(steps):
@@ -110,7 +111,11 @@ class Code:
                 (low, high)
                 for low, high, from_step, to_step in placed
                 if (from_step <= last and first <= to_step)
-                or (room != high - low and min(room, high - low) <= _SHARED_BY_SIZE)
+                or (
+                    room != high - low
+                    and min(room, high - low) <= _SHARED_BY_SIZE
+                    and max(first - to_step, from_step - last) <= _STEPS_APART
+                )
             ]
             for low, high in sorted(apart):
                 if offset + size <= low:

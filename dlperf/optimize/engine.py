@@ -12,7 +12,7 @@ from torch import Tensor
 from torch import nn as torch_nn
 from torch.nn.modules import module as module_hooks
 
-from .. import backends
+from .. import backends, memory
 from ..backends import cpu
 from ..nn import LAYERS
 from ..ops import _frame
@@ -134,6 +134,7 @@ class Engine:
                 self.unsettled.add(key)  # many a model sets itself up in its first call
                 return result
             try:
+                memory.empty_cache()  # layer by layer takes more than the plan will, and sizes that it has no use for
                 with torch.inference_mode(False):  # plans outlive the caller's mode
                     plan = self._plan(key, args, kwargs, tensors, result, observed)
             except Unsupported as reason:
@@ -141,6 +142,7 @@ class Engine:
             except Exception as error:  # the layers have served the call: a graph that nobody foresaw must not fail it
                 plan = Fallback(f"the capture failed: {type(error).__name__}: {error}"[:300], observed.work)
             self.plans[key] = plan
+            memory.empty_cache()
             self._tensor_versions = [t._version for t in self._tensors]
         return result
 
