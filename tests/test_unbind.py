@@ -71,6 +71,22 @@ def test_attentions_gradients_are_not_copied(dtype, kernels):
     assert seen["y"].stride() == y.stride()
 
 
+# The order of (which, batch, head, token, element) in memory.
+@pytest.mark.parametrize("order", [(1, 3, 0, 2, 4), (0, 1, 2, 4, 3), (0, 1, 4, 3, 2), (0, 4, 2, 1, 3), (1, 2, 3, 4, 0)])
+def test_attentions_gradients_in_any_memory_order(order, kernels):
+    data = torch.randn([(3, 2, 3, 16, 16)[d] for d in order])
+    gradients = []
+    for unbind, attend in (
+        (F.unbind, F.scaled_dot_product_attention),
+        (torch.unbind, torch.nn.functional.scaled_dot_product_attention),
+    ):
+        x = data.clone().requires_grad_()
+        slices = unbind((x * 1).permute([order.index(d) for d in range(5)]), 0)
+        attend(*slices).square().sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("twice", [False, True])
 def test_what_hooks_and_other_uses_change_arrives(twice):
     gradients = []

@@ -111,8 +111,7 @@ constexpr int64_t kBlocksOfShare = 4, kLeastRows = 64;
 static inline Cut cut_share(int64_t rows, int64_t panels, int64_t panel_bytes, int64_t step, int64_t team, int64_t mr,
                             bool cuts_rows) {
     Cut cut = {rows, step, panels, panels};
-    // One tile's rows: the weights are all there is to read, and each thread keeps its own.
-    if (team == 1 || rows <= mr || cut.blocks() >= kBlocksOfShare) return cut;
+    if (team == 1 || cut.blocks() >= kBlocksOfShare) return cut;
     if (cuts_rows || panels * panel_bytes <= kBlocks.a_bytes / 2) {
         const int64_t even = round_up(ceil_div(rows, kBlocksOfShare), mr);
         cut.step = min64(step, max64(even, round_up(kLeastRows, mr)));

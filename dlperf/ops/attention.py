@@ -50,7 +50,7 @@ def attention_bwd_empty(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v in their own memory orders, and of the mask, contiguous ([0] where none is wanted).
 
-    joined: q, k and v are slices of one tensor; so are their gradients.
+    joined: q, k and v are slices of one tensor, their last dimension's elements neighbours; so are their gradients.
     """
     gm = mask.new_empty(mask.shape) if mask_grad else q.new_empty((0,))
     if joined:
@@ -71,9 +71,9 @@ def _backward(ctx, go, _):
         return (None,) * 5
     q, k, v, mask, rng, out, stats = ctx.saved_tensors
     mask_grad = mask is not None and ctx.needs_input_grad[3]
-    # In compiled code each gradient is a tensor of its own.
+    # In compiled code each gradient is a tensor of its own; the kernels write rows of neighbouring elements.
     joined = ctx.dlperf_backend is not None and not torch.is_grad_enabled() and plain(q, k, v)
-    joined = joined and evenly_apart((q, k, v)) > 0
+    joined = joined and q.stride(3) == 1 and evenly_apart((q, k, v)) > 0
     rest = ctx.causal, ctx.scale, ctx.dropout_p, mask_grad, joined
     gq, gk, gv, gm = attention_bwd(go, q, k, v, mask, rng, out, stats, *rest)
     needs = ctx.needs_input_grad

@@ -15,8 +15,9 @@ from . import kernels
 from .prepared import Address, Step, Value, leaves
 
 _ALIGN = 256
-_STEPS_APART = 2  # more steps between them: what one left in a cache is hardly there when the other comes
-_SHARED_BY_SIZE = 4 << 20  # bytes: larger buffers outgrow the caches of cores anyway
+# Which buffers share addresses with their like only: steps between them, and bytes. More of either is faster
+# still where cores share no cache, but an arena that outgrows the caches is slower where they do.
+_STEPS_APART, _SHARED_BY_SIZE = 2, 4 << 20
 
 
 @dataclass

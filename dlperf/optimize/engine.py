@@ -134,7 +134,6 @@ class Engine:
                 self.unsettled.add(key)  # many a model sets itself up in its first call
                 return result
             try:
-                memory.empty_cache()  # layer by layer takes more than the plan will, and sizes that it has no use for
                 with torch.inference_mode(False):  # plans outlive the caller's mode
                     plan = self._plan(key, args, kwargs, tensors, result, observed)
             except Unsupported as reason:
@@ -142,7 +141,7 @@ class Engine:
             except Exception as error:  # the layers have served the call: a graph that nobody foresaw must not fail it
                 plan = Fallback(f"the capture failed: {type(error).__name__}: {error}"[:300], observed.work)
             self.plans[key] = plan
-            memory.empty_cache()
+            memory.empty_cache()  # what layers took one by one, in sizes that the plan has no use for
             self._tensor_versions = [t._version for t in self._tensors]
         return result
 
