@@ -95,3 +95,31 @@ def test_torchs_own_layer_counts():
     assert multiply_adds("lstm", args, torch.lstm(*args)) == 7 * 3 * 192 * (20 + 48)
     args = (x, h, [torch.randn(48, 20), torch.randn(48, 48)], False, 1, 0.0, False, False, False)
     assert multiply_adds("rnn_tanh", args, torch.rnn_tanh(*args)) == 7 * 3 * 48 * (20 + 48)
+
+
+def test_a_batch_that_grows_past_few_rows():
+    """Few rows are multiplied by weights packed in another order than many."""
+    torch.manual_seed(0)
+    model = Model(torch.nn.LSTM(16, 40)).eval()
+    fast = dlperf.optimize(model, mode="inference")
+    with torch.no_grad():
+        for batch in (2, 30, 2, 30, 5):
+            x = torch.randn(4, batch, 16)
+            for _ in range(2):
+                torch.testing.assert_close(fast(x)[0], model(x)[0], rtol=1e-5, atol=2e-6)
+
+
+def test_a_sequence_gives_the_same_bits_at_any_thread_count():
+    torch.manual_seed(0)
+    fast = dlperf.optimize(Model(torch.nn.GRU(24, 200)).eval(), mode="inference")
+    x = torch.randn(6, 7, 24)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            with torch.no_grad():
+                results += [fast(x)[0] for _ in range(3)][1:]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(r, results[0]) for r in results)

@@ -16,6 +16,7 @@ void bind_recurrent(py::module_& m) {
              py::arg("batch_sizes"), py::arg("reverse"), py::arg("threads"));
     m.def("recurrent_workspace", &recurrent_workspace, py::arg("shape"), py::arg("backward"),
           py::arg("prepacked") = false);
+    m.def("recurrent_walks", &recurrent_walks, py::arg("shape"));
     m.def("recurrent_pack_bytes", &recurrent_pack_bytes, py::arg("shape"));
     m.def(
         "recurrent_pack",

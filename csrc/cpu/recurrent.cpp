@@ -1,4 +1,5 @@
-// The walk over the steps: a product with W_hh, packed once, and the cell's elementwise kernel.
+// The walk over the steps: a product with W_hh, packed once, and the cell's elementwise kernel; of few rows in one
+// kernel.
 #include "cpu/recurrent.h"
 
 #include "cpu/gemm.h"
@@ -11,6 +12,10 @@ constexpr int64_t kMinWorkPerThread = 100 * 1000;  // multiplications
 
 const GemmTable& products() {
     return DLPERF_DISPATCH_BF16(gemm_table);
+}
+
+const RecurrentWalkTable& walks() {
+    return DLPERF_DISPATCH(recurrent_walk_table);
 }
 
 int64_t size_of(DType dtype) {
@@ -113,22 +118,48 @@ void for_steps(const RecurrentShape& s, bool from_last, const Body& body) {
     }
 }
 
+bool in_one_walk(const RecurrentShape& s, bool prepacked) {
+    return walks().serves(s) && (prepacked || s.steps >= kPackFrom);
+}
+
+int64_t walk_pack_bytes(const RecurrentShape& s, bool prepacked) {
+    return prepacked ? 0 : round_up_64(walks().pack_bytes(s));
+}
+
 }  // namespace
 
+bool recurrent_walks(const RecurrentShape& s) {
+    return walks().serves(s);
+}
+
 int64_t recurrent_workspace(const RecurrentShape& s, bool backward, bool prepacked) {
+    if (!backward && in_one_walk(s, prepacked)) {
+        return walk_pack_bytes(s, prepacked) + s.n * gate_count(s.cell) * s.hidden * int64_t(sizeof(float));
+    }
     const Workspace w = plan(s, backward, prepacked);
     return w.pack + w.product + w.z;
 }
 
 int64_t recurrent_pack_bytes(const RecurrentShape& s) {
+    if (walks().serves(s)) return walks().pack_bytes(s);
     return products().pack_bytes(product_shape(s, s.n, false));
 }
 
 void recurrent_pack(const RecurrentShape& s, const void* w_hh, void* packed) {
+    if (walks().serves(s)) return walks().pack(s, static_cast<const float*>(w_hh), static_cast<float*>(packed));
     products().pack_b(product_shape(s, s.n, false), w_hh, packed);
 }
 
 void recurrent_forward(const RecurrentShape& s, const RecurrentForward& f, void* workspace) {
+    if (in_one_walk(s, f.prepacked)) {
+        char* z = static_cast<char*>(workspace) + walk_pack_bytes(s, f.prepacked);
+        RecurrentForward packed = f;
+        if (!f.prepacked) {
+            walks().pack(s, static_cast<const float*>(f.w_hh), static_cast<float*>(workspace));
+            packed.w_hh = workspace;
+        }
+        return walks().forward(s, packed, reinterpret_cast<float*>(z));
+    }
     const Product product(s, false, f.w_hh, f.prepacked, workspace);
     const RecurrentTable& kernels = DLPERF_DISPATCH(recurrent_table);
     const int64_t unit = s.hidden * size_of(s.dtype), gates = gate_count(s.cell) * unit;
@@ -137,8 +168,8 @@ void recurrent_forward(const RecurrentShape& s, const RecurrentForward& f, void*
     for_steps(s, s.reverse, [&](int64_t first, int64_t rows, int64_t step) {
         product(rows, f.h, f.b_hh, z, step);
         kernels.forward(s.cell, s.dtype,
-                        {rows, s.hidden, (char*)f.gates + first * gates, z, f.h, f.carried, (char*)f.y + first * unit,
-                         f.kept != nullptr ? (char*)f.kept + first * kept : nullptr});
+                        {rows, s.hidden, (char*)f.gates + first * gates, z, f.h, f.h, f.carried,
+                         (char*)f.y + first * unit, f.kept != nullptr ? (char*)f.kept + first * kept : nullptr});
     });
 }
 

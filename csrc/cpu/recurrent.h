@@ -53,6 +53,8 @@ struct RecurrentBackward {
     void* d_hidden;  // gru: of W_hh h + b_hh. For the others it is d
 };
 
+// Whether the steps are walked in one kernel, whose packs have an order of their own.
+bool recurrent_walks(const RecurrentShape&);
 int64_t recurrent_workspace(const RecurrentShape&, bool backward, bool prepacked);
 int64_t recurrent_pack_bytes(const RecurrentShape&);
 void recurrent_pack(const RecurrentShape&, const void* w_hh, void* packed);
@@ -63,8 +65,9 @@ void recurrent_backward(const RecurrentShape&, const RecurrentBackward&, void* w
 struct StepForward {
     int64_t rows, hidden;
     void* gates;
-    const void* z;  // [rows, G hidden]: W_hh h + b_hh
-    void* h;
+    const void* z;     // [rows, G hidden]: W_hh h + b_hh
+    const void* past;  // h before the step
+    void* h;           // after it, may be `past`, or null: y holds it too
     float* carried;
     void *y, *kept;
 };
@@ -82,6 +85,16 @@ struct RecurrentTable {
     void (*backward)(Cell, DType, const StepBackward&);
 };
 
+// All steps in one parallel region, in float32: for few rows, whose products are as short as the waits between them.
+struct RecurrentWalkTable {
+    bool (*serves)(const RecurrentShape&);
+    int64_t (*pack_bytes)(const RecurrentShape&);
+    void (*pack)(const RecurrentShape&, const float* w_hh, float* packed);
+    // f.w_hh is packed; z: [n, G hidden] floats.
+    void (*forward)(const RecurrentShape&, const RecurrentForward& f, float* z);
+};
+
 }  // namespace dlperf
 
 DLPERF_DECLARE_TABLE(dlperf::RecurrentTable, recurrent_table)
+DLPERF_DECLARE_TABLE(dlperf::RecurrentWalkTable, recurrent_walk_table)

@@ -1,9 +1,6 @@
 // One step of a recurrent cell between its matrix products. Formulas: docs/math/recurrent.md.
-#include "cpu/recurrent.h"
-
 #include "cpu/parallel.h"
-#include "cpu/span.h"
-#include "cpu/vec_math.h"
+#include "cpu/recurrent_cell.h"
 
 namespace dlperf::DLPERF_ISA_NS {
 namespace {
@@ -20,63 +17,6 @@ static void for_state(int64_t rows, int64_t hidden, const Body& body) {
             const Range r = split(hidden, pieces, i % pieces, 16);
             body(i / pieces, r.begin, r.end - r.begin);
         }
-    });
-}
-
-// Both are inside [0, 1] and [-1, 1]: their derivatives from themselves.
-static DLPERF_INLINE Vec sigmoid_slope(Vec s) {
-    return s * (Vec::set1(1.0f) - s);
-}
-static DLPERF_INLINE Vec tanh_slope(Vec t) {
-    return Vec::set1(1.0f) - t * t;
-}
-
-// What is kept of a gate: in float32 its value; in 16 bits the sum before the activation, because near saturation a
-// rounded value has lost its distance from 1, and with it the derivative.
-template <class T>
-constexpr bool kKeepsSums = sizeof(T) < 4;
-
-template <class T, class Lanes>
-static DLPERF_INLINE void keep(Lanes lanes, T* p, Vec sum, Vec value) {
-    lanes.store(p, kKeepsSums<T> ? sum : value);
-}
-template <class T, class Lanes>
-static DLPERF_INLINE Vec kept_sigmoid(Lanes lanes, const T* p) {
-    return kKeepsSums<T> ? sigmoid(lanes.load(p)) : lanes.load(p);
-}
-template <class T, class Lanes>
-static DLPERF_INLINE Vec kept_tanh(Lanes lanes, const T* p) {
-    return kKeepsSums<T> ? tanh(lanes.load(p)) : lanes.load(p);
-}
-
-template <class T>
-static void lstm_forward(const StepForward& f) {
-    const int64_t n = f.hidden;
-    for_state(f.rows, n, [&](int64_t row, int64_t begin, int64_t length) {
-        T* g = (T*)f.gates + row * 4 * n + begin;
-        const T* z = (const T*)f.z + row * 4 * n + begin;
-        const int64_t at = row * n + begin;
-        T *h = (T*)f.h + at, *y = (T*)f.y + at, *kept = f.kept ? (T*)f.kept + row * 2 * n + begin : nullptr;
-        float* c = f.carried + at;
-        for_span(length, [&](int64_t j, auto lanes, int) DLPERF_LAMBDA {
-            const Vec i_sum = lanes.load(g + j) + lanes.load(z + j);
-            const Vec forget_sum = lanes.load(g + n + j) + lanes.load(z + n + j);
-            const Vec cell_sum = lanes.load(g + 2 * n + j) + lanes.load(z + 2 * n + j);
-            const Vec o_sum = lanes.load(g + 3 * n + j) + lanes.load(z + 3 * n + j);
-            const Vec i = sigmoid(i_sum), forget = sigmoid(forget_sum), cell = tanh(cell_sum), o = sigmoid(o_sum);
-            const Vec before = lanes.load(c + j), after = fma(forget, before, i * cell), out = o * tanh(after);
-            if (kept) {
-                lanes.store(kept + j, before);
-                lanes.store(kept + n + j, lanes.load(h + j));
-                keep(lanes, g + j, i_sum, i);
-                keep(lanes, g + n + j, forget_sum, forget);
-                keep(lanes, g + 2 * n + j, cell_sum, cell);
-                keep(lanes, g + 3 * n + j, o_sum, o);
-            }
-            lanes.store(c + j, after);
-            lanes.store(h + j, out);
-            lanes.store(y + j, out);
-        });
     });
 }
 
@@ -102,35 +42,6 @@ static void lstm_backward(const StepBackward& b) {
             lanes.store(d + 2 * n + j, down * i * tanh_slope(cell));
             lanes.store(d + 3 * n + j, up * t * sigmoid_slope(o));
             lanes.store(gc + j, down * forget);
-        });
-    });
-}
-
-template <class T>
-static void gru_forward(const StepForward& f) {
-    const int64_t n = f.hidden;
-    for_state(f.rows, n, [&](int64_t row, int64_t begin, int64_t length) {
-        T* g = (T*)f.gates + row * 3 * n + begin;
-        const T* z = (const T*)f.z + row * 3 * n + begin;
-        const int64_t at = row * n + begin;
-        T *h = (T*)f.h + at, *y = (T*)f.y + at, *kept = f.kept ? (T*)f.kept + row * 2 * n + begin : nullptr;
-        float* carried = f.carried + at;
-        for_span(length, [&](int64_t j, auto lanes, int) DLPERF_LAMBDA {
-            const Vec reset_sum = lanes.load(g + j) + lanes.load(z + j), reset = sigmoid(reset_sum);
-            const Vec update_sum = lanes.load(g + n + j) + lanes.load(z + n + j), update = sigmoid(update_sum);
-            const Vec inner = lanes.load(z + 2 * n + j);
-            const Vec fresh_sum = fma(reset, inner, lanes.load(g + 2 * n + j)), fresh = tanh(fresh_sum);
-            const Vec before = lanes.load(carried + j), out = fma(update, before - fresh, fresh);
-            if (kept) {
-                lanes.store(kept + j, inner);
-                lanes.store(kept + n + j, before);
-                keep(lanes, g + j, reset_sum, reset);
-                keep(lanes, g + n + j, update_sum, update);
-                keep(lanes, g + 2 * n + j, fresh_sum, fresh);
-            }
-            lanes.store(carried + j, out);
-            lanes.store(h + j, out);
-            lanes.store(y + j, out);
         });
     });
 }
@@ -166,23 +77,6 @@ static void gru_backward(const StepBackward& b) {
 }
 
 template <class T, bool Relu>
-static void rnn_forward(const StepForward& f) {
-    const int64_t n = f.hidden;
-    for_state(f.rows, n, [&](int64_t row, int64_t begin, int64_t length) {
-        const int64_t at = row * n + begin;
-        const T *g = (const T*)f.gates + at, *z = (const T*)f.z + at;
-        T *h = (T*)f.h + at, *y = (T*)f.y + at, *kept = f.kept ? (T*)f.kept + at : nullptr;
-        for_span(length, [&](int64_t j, auto lanes, int) DLPERF_LAMBDA {
-            const Vec sum = lanes.load(g + j) + lanes.load(z + j);
-            const Vec out = Relu ? max(sum, Vec::zero()) : tanh(sum);
-            if (kept) lanes.store(kept + j, lanes.load(h + j));
-            lanes.store(h + j, out);
-            lanes.store(y + j, out);
-        });
-    });
-}
-
-template <class T, bool Relu>
 static void rnn_backward(const StepBackward& b) {
     const int64_t n = b.hidden;
     for_state(b.rows, n, [&](int64_t row, int64_t begin, int64_t length) {
@@ -199,10 +93,9 @@ static void rnn_backward(const StepBackward& b) {
 }
 
 void forward(Cell cell, DType dtype, const StepForward& f) {
-    DLPERF_DTYPE_SWITCH(
-        dtype, if (cell == Cell::lstm) { lstm_forward<T>(f); } else if (cell == Cell::gru) {
-            gru_forward<T>(f);
-        } else if (cell == Cell::rnn_tanh) { rnn_forward<T, false>(f); } else { rnn_forward<T, true>(f); })
+    DLPERF_DTYPE_SWITCH(dtype, for_state(f.rows, f.hidden, [&](int64_t row, int64_t begin, int64_t length) {
+                            cell_forward<T>(cell, f, row, begin, length);
+                        });)
 }
 
 void backward(Cell cell, DType dtype, const StepBackward& b) {

@@ -137,7 +137,7 @@ def _recurrent(args, result, weights):
     steps, n, hidden = y.shape
     shape = cpu.C.RecurrentShape(CELLS.index(cell), FLOATS[y.dtype], steps, n, hidden, 0, reverse, threads)
     packed = weights.pack(
-        *(w_hh, ("recurrent", cell), cpu.C.recurrent_pack_bytes(shape)),
+        *(w_hh, ("recurrent", cell, cpu.C.recurrent_walks(shape)), cpu.C.recurrent_pack_bytes(shape)),
         lambda source, target: cpu.C.recurrent_pack(shape, source, target),
     )
     gates = torch.empty((steps, n, width), device="meta")

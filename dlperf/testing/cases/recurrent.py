@@ -28,9 +28,9 @@ def _layer(function: str, id: str, steps: int, n: int, size: int, hidden: int, p
 LAYERS = tuple(GATES)
 
 CASES = [
-    # Hidden sizes around a vector and a piece of a row; batches around the products' register tiles.
+    # Hidden sizes around a vector and a piece of a row; batches around register tiles, and from few rows to many.
     *(_layer(f, f"hidden{h}", 4, 3, 5, h) for f in LAYERS for h in (1, 7, 8, 15, 16, 17, 65, 257)),
-    *(_layer(f, f"batch{n}", 6, n, 12, 20) for f in LAYERS for n in (1, 6, 25, 41)),
+    *(_layer(f, f"batch{n}", 6, n, 12, 20) for f in LAYERS for n in (1, 2, 4, 6, 16, 17, 25, 41)),
     *(_layer(f, "reverse", 5, 2, 7, 9, reverse=True) for f in LAYERS),
     *(_layer(f, "no-bias", 3, 2, 7, 9, biased=False) for f in LAYERS),
     *(_layer(f, "one-step", 1, 4, 7, 9) for f in LAYERS),
