@@ -129,4 +129,68 @@ static void transform_filters(const Problem& p, const T* weight, int64_t n, int6
     }
 }
 
+// ---- Weights turned beforehand ----
+//
+// [panel][piece of channels][vector][channel][tap][lane]: one stream in the order in which filters are made of it.
+
+constexpr int64_t kPiece = 64;  // channels: a panel's filters of a piece are 576 KB
+
+static inline int64_t turned_elements(const Problem& p) {
+    return round_up(p.dst_c, Vec::W) * p.src_c * 9;
+}
+
+// Where the taps of the vector of filters from n on, of the piece of channels from u0 on, begin.
+static inline int64_t turned_offset(const Problem& p, int64_t n, int64_t u0) {
+    const int64_t n0 = n / kPanel * kPanel, units = min64(kPiece, p.src_c - u0);
+    return 9 * (n0 * p.src_c + u0 * panel_width(p.dst_c, n0) + (n - n0) * units);
+}
+
+// Vectors of filters `vectors` of `weight`, turned.
+template <class T>
+static void turn_weight(const Problem& p, const T* weight, T* turned, Range vectors) {
+    const Conv2dShape& s = p.s;
+    const int64_t lane_step = p.forward ? s.w_k : s.w_c, unit_step = p.forward ? s.w_c : s.w_k;
+    for (int64_t n = vectors.begin * Vec::W; n < vectors.end * Vec::W; n += Vec::W) {
+        const int64_t lanes = min64(Vec::W, p.dst_c - n);
+        for (int64_t u = 0; u < p.src_c; ++u) {
+            T* out = turned + turned_offset(p, n, u / kPiece * kPiece) + u % kPiece * 9 * Vec::W;
+            for (int64_t t = 0; t < 9; ++t) {
+                const T* tap = weight + t / 3 * s.w_r + t % 3 * s.w_s + u * unit_step + n * lane_step;
+                T* to = out + (p.forward ? t : 8 - t) * Vec::W;
+                for (int64_t i = 0; i < Vec::W; ++i) to[i] = i < lanes ? tap[i * lane_step] : from_float<T>(0.0f);
+            }
+        }
+    }
+}
+
+// The inverse, to [k][r][s][c].
+template <class T>
+static void turn_back(const Problem& p, const T* turned, T* weight) {
+    for (int64_t n = 0; n < p.dst_c; ++n) {
+        for (int64_t u = 0; u < p.src_c; ++u) {
+            const T* from = turned + turned_offset(p, n / Vec::W * Vec::W, u / kPiece * kPiece) +
+                            u % kPiece * 9 * Vec::W + n % Vec::W;
+            const int64_t k = p.forward ? n : u, c = p.forward ? u : n;
+            for (int64_t t = 0; t < 9; ++t) {
+                weight[(k * 9 + t) * p.s.c + c] = from[(p.forward ? t : 8 - t) * Vec::W];
+            }
+        }
+    }
+}
+
+// As transform_filters, of `units` channels of one vector whose taps are turned. What lies `ahead` elements further is
+// asked for, unless 0.
+template <class T>
+static void transform_turned(const T* taps, int64_t units, float* out, int64_t width, int64_t point_step,
+                             int64_t ahead) {
+    constexpr int64_t kTaps = 9 * Vec::W, kLine = 64 / int64_t(sizeof(T));
+    for (int64_t u = 0; u < units; ++u, taps += kTaps, out += width) {
+        for (int64_t i = 0; i < (ahead ? kTaps : 0); i += kLine) __builtin_prefetch(taps + ahead + i, 0, 2);
+        Vec g[9];
+#pragma GCC unroll 9
+        for (int t = 0; t < 9; ++t) g[t] = Vec::load(taps + t * Vec::W);
+        transform_filter(g, out, point_step);
+    }
+}
+
 }  // namespace dlperf::DLPERF_ISA_NS::winograd

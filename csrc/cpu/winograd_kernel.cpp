@@ -181,8 +181,6 @@ bool run_blocks(const Call& call, const float* zero, const Shares& shares, int64
 
 // ---- Filters made where they are multiplied ----
 
-constexpr int64_t kPiece = 64;  // channels: a panel's filters of a piece are 576 KB
-
 // Tiles of a step, as even as can be.
 int64_t few_tiles(const Problem& p) {
     return max64(1, ceil_div(p.tiles.count, max64(1, ceil_div(p.tiles.count, kFewTiles))));
@@ -230,7 +228,7 @@ Grid few_grid(const Problem& p, int64_t threads) {
 // Some tiles of a step, which starts at tile `first` and whose transformed data is `data`, by the filters of some
 // panels. Returns 0, or NaN where a sum was not finite.
 template <class T>
-Vec run_few(const Call& call, const T* weight, const float* data, int64_t first, Range tiles, Range panels,
+Vec run_few(const Call& call, const T* weight, bool turned, const float* data, int64_t first, Range tiles, Range panels,
             const Scratch& t) {
     const Problem& p = call.p;
     const MicroTable& micro = micro_table(false);
@@ -244,6 +242,7 @@ Vec run_few(const Call& call, const T* weight, const float* data, int64_t first,
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
         const int64_t n0 = panel * kPanel, width = panel_width(p.dst_c, n0), filter_step = kPiece * width + 16;
         const int nv = int(width / Vec::W), mr = kBlocks.mr[nv];
+        const int64_t half = round_up(width / 2, Vec::W);
         TileCall tile = {};
         tile.taps = 1;
         tile.b_step = width;
@@ -253,10 +252,23 @@ Vec run_few(const Call& call, const T* weight, const float* data, int64_t first,
             const int64_t next_panel = panel + 1 < panels.end ? kPanel * lane_step - u0 * unit_step : 0;
             const int64_t ahead = u1 < p.src_c ? kPiece * unit_step : next_panel;
             for (int64_t v = 0; v < width; v += Vec::W) {
-                transform_filters(p, weight, n0 + v, u0, u1, t.filters + v, width, filter_step, ahead);
+                if (turned) {
+                    const T* taps = weight + turned_offset(p, n0 + v, u0);
+                    transform_turned(taps, u1 - u0, t.filters + v, width, filter_step,
+                                     v < half ? half * (u1 - u0) * 9 : 0);
+                } else {
+                    transform_filters(p, weight, n0 + v, u0, u1, t.filters + v, width, filter_step, ahead);
+                }
             }
             tile.units = u1 - u0;
             tile.first = u0 == 0;
+            // Turned weights come from memory in one stream: half of a piece while the other half is transformed, the
+            // other while the piece before is multiplied.
+            const int64_t stretches = kPoints * ceil_div(count, mr) * ceil_stretch(tile.units);
+            const int64_t lines = half * kPiece * 9 * int64_t(sizeof(T)) / 64;
+            tile.next =
+                reinterpret_cast<const char*>(weight + (turned ? turned_offset(p, n0, u0) + (u1 - u0) * width * 9 : 0));
+            tile.next_lines = turned ? ceil_div(lines, stretches) : 0;
             for (int64_t point = 0; point < kPoints; ++point) {
                 tile.b = t.filters + point * filter_step;
                 tile.a_offset = (point * layout.point_step + u0 / kPiece * layout.piece_step) * 4;
@@ -265,6 +277,7 @@ Vec run_few(const Call& call, const T* weight, const float* data, int64_t first,
                     tile.acc = t.products + point * t.product_step + m * width;
                     tile.next_rows = max64(0, min64(mr, count - m - mr));
                     micro.rows[nv][min64(mr, count - m)](tile);
+                    tile.next += tile.next_lines * ceil_stretch(tile.units) * 64;
                 }
             }
         }
@@ -282,13 +295,17 @@ struct Buffers {
 
 Conv2dShape fallback_shape(const Conv2dShape& s, bool prepacked) {
     Conv2dShape f = direct_shape(s);
-    if (prepacked) {  // the pack keeps the weight as [k][r][s][c]
+    if (prepacked) {  // the weight as [k][r][s][c]
         f.w_k = 9 * s.c;
         f.w_r = 3 * s.c;
         f.w_s = s.c;
         f.w_c = 1;
     }
     return f;
+}
+
+int64_t weight_bytes(const Conv2dShape& s) {
+    return round_up(9 * s.k * s.c * dtype_size(s.dtype), 64);
 }
 
 // Whether a pack holds transformed filters.
@@ -318,34 +335,41 @@ int64_t workspace_bytes(const Conv2dShape& s, ConvDirection direction, int64_t t
     take_buffers(p, arena, threads, prepacked);
     const bool few = makes_filters(p, prepacked);
     for (int64_t i = 0; i < threads; ++i) few ? take_few_scratch(p, arena) : take_scratch(p, arena);
-    // A fallback to the direct sum starts anew.
-    return max64(arena.used, conv2d_table.workspace_bytes(fallback_shape(s, prepacked), direction, threads, false));
+    // A fallback to the direct sum starts anew, from the weight as it was.
+    const int64_t weight = prepacked && few ? weight_bytes(s) : 0;
+    const Conv2dShape fallback = fallback_shape(s, prepacked);
+    return max64(arena.used, weight + conv2d_table.workspace_bytes(fallback, direction, threads, false));
 }
 
-// The filters, where they are kept, and the weight itself as [k][r][s][c].
+// The filters and the weight itself as [k][r][s][c], or where filters are not kept the weight turned.
 int64_t filter_floats(const Problem& p) {
     return keeps_filters(p) ? kPoints * p.point_step : 0;
 }
 
 int64_t pack_bytes(const Conv2dShape& s, ConvDirection direction) {
     const Problem p = make_problem(s, direction == ConvDirection::forward);
-    return filter_floats(p) * 4 + round_up(9 * s.k * s.c * dtype_size(s.dtype), 64);
+    if (keeps_filters(p)) return filter_floats(p) * 4 + weight_bytes(s);
+    return round_up(turned_elements(p) * dtype_size(s.dtype), 64);
 }
 
 template <class T>
 void pack_as(const Problem& p, const T* w, float* out) {
     const Conv2dShape& s = p.s;
-    T* copy = reinterpret_cast<T*>(out + filter_floats(p));
 #pragma omp parallel
     {
         const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
-        if (keeps_filters(p)) pack_filters(p, w, out, team, me);
-        const Range mine = split(s.k, team, me);
-        for (int64_t k = mine.begin; k < mine.end; ++k) {
-            for (int64_t t = 0; t < 9; ++t) {
-                const T* tap = w + k * s.w_k + t / 3 * s.w_r + t % 3 * s.w_s;
-                for (int64_t c = 0; c < s.c; ++c) copy[(k * 9 + t) * s.c + c] = tap[c * s.w_c];
+        if (keeps_filters(p)) {
+            pack_filters(p, w, out, team, me);
+            T* copy = reinterpret_cast<T*>(out + filter_floats(p));
+            const Range mine = split(s.k, team, me);
+            for (int64_t k = mine.begin; k < mine.end; ++k) {
+                for (int64_t t = 0; t < 9; ++t) {
+                    const T* tap = w + k * s.w_k + t / 3 * s.w_r + t % 3 * s.w_s;
+                    for (int64_t c = 0; c < s.c; ++c) copy[(k * 9 + t) * s.c + c] = tap[c * s.w_c];
+                }
             }
+        } else {
+            turn_weight(p, w, reinterpret_cast<T*>(out), split(ceil_div(p.dst_c, Vec::W), team, me));
         }
     }
 }
@@ -357,8 +381,8 @@ void pack(const Conv2dShape& s, ConvDirection direction, const void* weight, voi
 
 // One thread's part of a call that makes its filters as it goes.
 template <class T>
-bool run_making_filters(const Call& call, const void* weight, const float* zero, float* data, const Scratch& t,
-                        int64_t team, int64_t me) {
+bool run_making_filters(const Call& call, const T* weight, bool turned, const float* zero, float* data,
+                        const Scratch& t, int64_t team, int64_t me) {
     const Problem& p = call.p;
     const Grid grid = few_grid(p, team);
     const int64_t step = few_tiles(p);
@@ -376,7 +400,7 @@ bool run_making_filters(const Call& call, const void* weight, const float* zero,
         if (me < grid.m * grid.n) {
             const Range tiles = split(count, grid.m, me / grid.n, kPanelMr);
             const Range panels = split(p.panels(), grid.n, me % grid.n);
-            bad = bad + run_few(call, static_cast<const T*>(weight), data, first, tiles, panels, t);
+            bad = bad + run_few(call, weight, turned, data, first, tiles, panels, t);
         }
         if (!alone) {
 #pragma omp barrier
@@ -390,10 +414,8 @@ void run(const Conv2dShape& shape, bool forward, const void* src, const void* we
          const void* residual, void* dst, void* workspace, int64_t threads, bool prepacked) {
     Problem p = make_problem(shape, forward);
     if (shape.n * p.dst_h * p.dst_w * p.dst_c == 0) return;
-    // What reads the weight itself finds it as the pack keeps it.
-    p.s = fallback_shape(shape, prepacked);
+    const bool makes = makes_filters(p, prepacked), turned = makes && prepacked;
     const void* w = prepacked ? static_cast<const float*>(weight) + filter_floats(p) : weight;
-    const bool makes = makes_filters(p, prepacked);
     Arena arena = {static_cast<char*>(workspace)};
     const Buffers b = take_buffers(p, arena, threads, prepacked);
     std::memset(b.taken, 0, size_t(threads * Shares::kApart) * sizeof(int64_t));
@@ -410,7 +432,8 @@ void run(const Conv2dShape& shape, bool forward, const void* src, const void* we
         for (int64_t i = 0; i < me; ++i) take(p, mine);
         const Scratch t = take(p, mine);
         if (makes) {
-            DLPERF_DTYPE_SWITCH(shape.dtype, finite = run_making_filters<T>(call, w, b.zero, b.data, t, team, me))
+            DLPERF_DTYPE_SWITCH(shape.dtype, finite = run_making_filters(call, static_cast<const T*>(w), turned, b.zero,
+                                                                         b.data, t, team, me))
         } else {
             if (!prepacked) {
                 DLPERF_DTYPE_SWITCH(shape.dtype, pack_filters(p, static_cast<const T*>(weight), b.filters, team, me))
@@ -422,7 +445,13 @@ void run(const Conv2dShape& shape, bool forward, const void* src, const void* we
     if (finite) return;
     // An infinity or NaN spreads over its whole tile here: the direct sum puts it where it belongs.
     const auto run_direct = forward ? conv2d_table.forward : conv2d_table.bwd_input;
-    run_direct(p.s, src, w, bias, residual, dst, workspace, threads, false);
+    char* rest = static_cast<char*>(workspace);
+    if (turned) {
+        DLPERF_DTYPE_SWITCH(shape.dtype, turn_back(p, static_cast<const T*>(w), reinterpret_cast<T*>(rest)))
+        w = rest;
+        rest += weight_bytes(shape);
+    }
+    run_direct(fallback_shape(shape, prepacked), src, w, bias, residual, dst, rest, threads, false);
 }
 
 void forward(const Conv2dShape& s, const void* x, const void* w, const void* bias, const void* residual, void* y,
