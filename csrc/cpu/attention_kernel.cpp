@@ -100,8 +100,8 @@ struct Forward {
         return unit == Unit::pair && std::frexp(s.scale, &exponent) != 0.5f;
     }
 
-    void block(int64_t b, int64_t h, int64_t q0, int64_t pack, float* scratch) const {
-        const int64_t rows = least(kQueries, s.sq - q0), e = units<T>(s.e), v_vecs = l.v_step / Vec::W;
+    void block(int64_t b, int64_t h, int64_t q0, int64_t most, int64_t pack, float* scratch) const {
+        const int64_t rows = least(most, s.sq - q0), e = units<T>(s.e), v_vecs = l.v_step / Vec::W;
         float *q = scratch, *scores = q + kQueries * kLd, *mask = scores + kQueries * kLd, *factors = mask + kKeys;
         float* acc = factors + kKeys;
         const float *keys = keys_of(pack), *values = values_of(pack);
@@ -155,9 +155,19 @@ struct Forward {
         }
     }
 
+    // Queries of a block: where heads are few, as many as give each thread as many blocks.
+    int64_t queries_of_block(int threads) const {
+        const int64_t heads = s.batch * s.heads;
+        int64_t blocks = max64(1, (s.sq + kQueries - 1) / kQueries);
+        if (l.per_head || heads * blocks >= 4 * threads) return kQueries;
+        while (heads * blocks % threads != 0) ++blocks;
+        return least(kQueries, round_up((s.sq + blocks - 1) / blocks, kMr[kMaxVecs]));
+    }
+
     void run(int threads) const {
         const int64_t heads = s.batch * s.kv_heads, group = s.kv_heads ? s.heads / s.kv_heads : 0;
-        const int64_t panels = (s.sk + kPanel - 1) / kPanel, blocks = (s.sq + kQueries - 1) / kQueries;
+        const int64_t queries = queries_of_block(threads);
+        const int64_t panels = (s.sk + kPanel - 1) / kPanel, blocks = (s.sq + queries - 1) / queries;
 #pragma omp parallel num_threads(threads)
         {
             const int me = omp_get_thread_num();
@@ -168,7 +178,7 @@ struct Forward {
                     const int64_t b = head / s.kv_heads, h = head % s.kv_heads;
                     for (int64_t p = 0; p < panels; ++p) pack_panel(b, h, p, me);
                     for (int64_t i = 0; i < group * blocks; ++i) {
-                        block(b, h * group + i / blocks, i % blocks * kQueries, me, scratch);
+                        block(b, h * group + i / blocks, i % blocks * queries, queries, me, scratch);
                     }
                 }
             } else {
@@ -181,7 +191,7 @@ struct Forward {
 #pragma omp for schedule(dynamic)
                 for (int64_t i = 0; i < s.batch * s.heads * blocks; ++i) {
                     const int64_t bh = i / blocks, b = bh / s.heads, h = bh % s.heads;
-                    block(b, h, (blocks - 1 - i % blocks) * kQueries, b * s.kv_heads + h / group, scratch);
+                    block(b, h, (blocks - 1 - i % blocks) * queries, queries, b * s.kv_heads + h / group, scratch);
                 }
             }
         }

@@ -51,6 +51,23 @@ static void column_squares(const T* x, int64_t rows, int64_t width, const float*
     }
 }
 
+// A group's moments from those of its channels, over `count` rows each.
+static Moments group_moments(const GroupPlan& plan, int64_t group, double count, const double* mean, const double* m2) {
+    const int64_t first = group * plan.depth;
+    double sum = 0, squares = 0;
+    for (int64_t f = 0; f < plan.fold; ++f) {
+        for (int64_t i = f * plan.c + first; i < f * plan.c + first + plan.depth; ++i) sum += mean[i];
+    }
+    const double parts = double(plan.fold * plan.depth), center = sum / parts;
+    for (int64_t f = 0; f < plan.fold; ++f) {
+        for (int64_t i = f * plan.c + first; i < f * plan.c + first + plan.depth; ++i) {
+            const double delta = mean[i] - center;
+            squares += m2[i] + count * (delta * delta);
+        }
+    }
+    return {count * parts, center, squares};
+}
+
 // Channels last: moments of every group over the rows of one segment.
 template <class T>
 static void segment_moments(const GroupPlan& plan, const T* x, Range rows, double* mean, double* m2, float* chunk_mean,
@@ -78,16 +95,7 @@ static void segment_moments(const GroupPlan& plan, const T* x, Range rows, doubl
         }
         count += double(n);
     }
-    for (int64_t g = 0; g < plan.groups; ++g) {
-        Moments& group = of_group[g];
-        group = Moments{};
-        for (int64_t f = 0; f < plan.fold; ++f) {
-            for (int64_t d = 0; d < plan.depth; ++d) {
-                const int64_t i = f * plan.c + g * plan.depth + d;
-                group.add(count, mean[i], m2[i]);
-            }
-        }
-    }
+    for (int64_t g = 0; g < plan.groups; ++g) of_group[g] = group_moments(plan, g, count, mean, m2);
 }
 
 template <class T>
@@ -111,18 +119,30 @@ static void unit_moments(const GroupPlan& plan, const T* x, int64_t item, const 
         add_moments(*out, group + d * plan.s + range.begin, range.end - range.begin);
 }
 
+template <class T>
+static void affine_rows(const GroupPlan& plan, const T* weight, const T* bias, const float* mean, const float* rstd,
+                        float* means, float* scales, float* shifts) {
+    for (int64_t g = 0, ch = 0; g < plan.groups; ++g) {
+        for (int64_t end = ch + plan.depth; ch < end; ++ch) {
+            means[ch] = mean[g];
+            scales[ch] = weight ? rstd[g] * to_float(weight[ch]) : rstd[g];
+            shifts[ch] = bias ? to_float(bias[ch]) : 0.0f;
+        }
+    }
+}
+
 // Fills mean, scale and shift of an image's channels from its groups' statistics.
 static void image_coefficients(const GroupNormShape& shape, const GroupPlan& plan, const GroupNormForward& call,
                                int64_t image, const float* mean, const float* rstd, float* coefficients) {
-    for (int64_t ch = 0; ch < plan.c; ++ch) {
-        const int64_t group = image * plan.groups + ch / plan.depth;
-        const float scale = rstd[group] * affine_or(call.weight, shape.affine_dtype, ch, 1.0f);
-        const float shift = affine_or(call.bias, shape.affine_dtype, ch, 0.0f);
-        for (int64_t f = 0; f < plan.fold; ++f) {
-            const int64_t i = f * plan.c + ch;
-            coefficients[kMean * plan.padded + i] = mean[group];
-            coefficients[kScale * plan.padded + i] = scale;
-            coefficients[kShift * plan.padded + i] = shift;
+    float *means = coefficients + kMean * plan.padded, *scales = coefficients + kScale * plan.padded;
+    float* shifts = coefficients + kShift * plan.padded;
+    DLPERF_DTYPE_SWITCH(shape.affine_dtype,
+                        affine_rows(plan, static_cast<const T*>(call.weight), static_cast<const T*>(call.bias),
+                                    mean + image * plan.groups, rstd + image * plan.groups, means, scales, shifts))
+    for (int64_t f = 1; f < plan.fold; ++f) {
+        for (int row = kMean; row <= kShift; ++row) {
+            float* first = coefficients + row * plan.padded;
+            std::memcpy(first + f * plan.c, first, size_t(plan.c) * 4);
         }
     }
 }
