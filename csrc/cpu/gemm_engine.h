@@ -160,7 +160,7 @@ struct RowBlock {
 // Panels whose accumulators are kept while the reduction advances by a stretch that leaves A's part of it in L2.
 constexpr int64_t kPanelsTogether = 4;
 constexpr int64_t kAccColumns = kPanelsTogether * kPanel;
-constexpr int64_t kTilesToFetch = 4;
+constexpr int64_t kRowsToFetch = 5;
 
 // What run_rows keeps between its steps.
 static inline int64_t engine_floats(int64_t rows, int64_t columns, int64_t taps, int64_t run, bool pairs, bool tiles) {
@@ -208,10 +208,10 @@ static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_b
             t.first = step == 0;
             t.last = step == steps - 1;
             const char* const* rows = block.rows + tap * block.rows_ld;
-            // The next block of B follows this one in memory: each tile fetches its share of it, where there are enough
-            // tiles for that. A few find B by their own fetching ahead.
+            // The next block of B follows this one in memory: each tile fetches its share of it. Few rows multiply so
+            // little that the processor's own fetching is as early.
             const int64_t block_lines = ceil_div(t.taps * t.units * t.b_step, 16), tiles = ceil_div(block.count, mr);
-            const int64_t share = p.b_step || tiles < kTilesToFetch ? 0 : ceil_div(block_lines, tiles);
+            const int64_t share = p.b_step || block.count < kRowsToFetch ? 0 : ceil_div(block_lines, tiles);
             t.next = reinterpret_cast<const char*>(t.b + t.taps * t.units * t.b_step);
             t.next_lines = ceil_div(share, max64(1, t.taps * ceil_stretch(t.units)));
             for (int64_t m = 0; m < block.count; m += mr) {
