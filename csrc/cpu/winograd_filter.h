@@ -11,10 +11,18 @@ struct Problem {
     bool forward;
     int64_t src_c, dst_h, dst_w, dst_c;
     TileGrid tiles;
-    int64_t padded_c;    // of a row of transformed data, whole vectors
-    int64_t point_step;  // floats from one point's packed filters to the next's
+    int64_t padded_c;  // of a row of transformed data, whole vectors
 
     int64_t panels() const { return ceil_div(dst_c, kPanel); }
+
+    // Filters made beforehand: [panel][point][channel][filter of the panel], in the order in which they are multiplied.
+    // One cache line over, so that the 36 streams of a transform don't meet in one set of the cache.
+    int64_t point_step(int64_t n0) const { return panel_width(dst_c, n0) * src_c + 16; }
+    int64_t panel_start(int64_t n0) const { return n0 * src_c * kPoints + n0 / kPanel * kPoints * 16; }
+    int64_t filters() const {
+        const int64_t last = max64(0, panels() - 1) * kPanel;
+        return panel_start(last) + kPoints * point_step(last);
+    }
 };
 
 static inline Problem make_problem(const Conv2dShape& s, bool forward) {
@@ -28,8 +36,6 @@ static inline Problem make_problem(const Conv2dShape& s, bool forward) {
     p.tiles = make_tile_grid(s.n, forward ? s.h : s.oh, forward ? s.w : s.ow, p.src_c, forward ? s.pad_h : 2 - s.pad_h,
                              forward ? s.pad_w : 2 - s.pad_w, p.dst_h, p.dst_w);
     p.padded_c = round_up(p.src_c, Vec::W);
-    // One cache line over, so that the 36 streams of a transform don't meet in one set of the cache.
-    p.point_step = round_up(packed_floats(1, p.src_c, p.dst_c, false, false), 16) + 16;
     return p;
 }
 

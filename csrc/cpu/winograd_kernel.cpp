@@ -19,7 +19,7 @@ using namespace winograd;
 
 // ---- Filters made beforehand ----
 
-// Share `me` of `team` of the filters: each point's pack is a packed B of the row engine.
+// Share `me` of `team` of the filters: each panel's of a point are a packed B of the row engine.
 template <class T>
 void pack_filters(const Problem& p, const T* w, float* packed, int64_t team, int64_t me) {
     const int64_t vectors = ceil_div(p.dst_c, Vec::W), block = 16, blocks = ceil_div(p.src_c, block);
@@ -27,7 +27,7 @@ void pack_filters(const Problem& p, const T* w, float* packed, int64_t team, int
     for (int64_t i = mine.begin; i < mine.end; ++i) {
         const int64_t n = i / blocks * Vec::W, n0 = n / kPanel * kPanel, width = panel_width(p.dst_c, n0);
         const int64_t u0 = i % blocks * block, u1 = min64(p.src_c, u0 + block);
-        transform_filters(p, w, n, u0, u1, packed + n0 * p.src_c + u0 * width + (n - n0), width, p.point_step);
+        transform_filters(p, w, n, u0, u1, packed + p.panel_start(n0) + u0 * width + (n - n0), width, p.point_step(n0));
     }
 }
 
@@ -168,7 +168,7 @@ bool run_blocks(const Call& call, const float* zero, const Shares& shares, int64
             for (int64_t point = 0; point < kPoints; ++point) {
                 e.out = t.products + point * t.product_step;
                 product.a_offset = point * t.data_step * 4;
-                product.b = call.filters + point * p.point_step + n0 * p.src_c;
+                product.b = call.filters + p.panel_start(n0) + point * p.point_step(n0);
                 run_rows(product, block, 0, width, t.acc);
             }
             DLPERF_ACT_SWITCH(p.s.act, bad = bad + transform_results<A, T>(call, t, i, count, n0, width));
@@ -323,7 +323,7 @@ Buffers take_buffers(const Problem& p, Arena& arena, int64_t threads, bool prepa
     b.taken = arena.take<int64_t>(threads * Shares::kApart);
     b.zero = arena.take<float>(p.padded_c);
     b.bias = arena.take<float>(padded_bias(p.dst_c));
-    b.filters = arena.take<float>(prepacked || few ? 0 : kPoints * p.point_step);
+    b.filters = arena.take<float>(prepacked || few ? 0 : p.filters());
     b.data = arena.take<float>(few ? kPoints * few_layout(p).point_step : 0);
     return b;
 }
@@ -343,7 +343,7 @@ int64_t workspace_bytes(const Conv2dShape& s, ConvDirection direction, int64_t t
 
 // The filters and the weight itself as [k][r][s][c], or where filters are not kept the weight turned.
 int64_t filter_floats(const Problem& p) {
-    return keeps_filters(p) ? kPoints * p.point_step : 0;
+    return keeps_filters(p) ? p.filters() : 0;
 }
 
 int64_t pack_bytes(const Conv2dShape& s, ConvDirection direction) {
