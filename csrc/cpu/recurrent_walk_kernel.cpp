@@ -118,8 +118,8 @@ static void multiply_range(const Product& p, int64_t rows, const float* packed, 
         const int64_t panel = range.begin + (from_last ? groups - 1 - i : i) * kGroup;
         const int64_t count = min64(kGroup, range.end - panel);
         const float* b = packed + panel * size;
-        for (int64_t i = 0; i < parts; ++i) {
-            const Range r = split(rows, parts, i);
+        for (int64_t part = 0; part < parts; ++part) {
+            const Range r = split(rows, parts, part);
             multiply_rows<G, kRowsTogether>(p, r.end - r.begin, r.begin, b, panel, count);
         }
     }
