@@ -27,7 +27,8 @@ constexpr int64_t kValueDepth = 128;  // keys per pass over the values: they sta
 // Where one head's packed keys and values lie, and what one thread works in, in floats from the workspace's start.
 struct Layout {
     int64_t v_step, k_size, v_size, scratch, packs;
-    bool per_head;  // each thread packs whole heads for itself; else the team packs all heads first
+    bool per_head;    // each thread packs whole heads for itself; else the team packs all heads first
+    int64_t queries;  // of a block, at most kQueries
 };
 
 Layout layout(const AttentionShape& s, int threads) {
@@ -39,6 +40,12 @@ Layout layout(const AttentionShape& s, int threads) {
     const int64_t heads = s.batch * s.kv_heads, rounds = (heads + threads - 1) / threads;
     l.per_head = heads * 8 >= rounds * threads * 7;
     l.packs = l.per_head ? threads : heads;
+    // Where blocks are few, as many for each thread.
+    const int64_t all = s.batch * s.heads;
+    int64_t blocks = max64(1, (s.sq + kQueries - 1) / kQueries);
+    const bool few = !l.per_head && all * blocks < 4 * threads;
+    while (few && all * blocks % threads != 0) ++blocks;
+    l.queries = few ? least(kQueries, round_up((s.sq + blocks - 1) / blocks, kMr[kMaxVecs])) : kQueries;
     return l;
 }
 
@@ -100,8 +107,8 @@ struct Forward {
         return unit == Unit::pair && std::frexp(s.scale, &exponent) != 0.5f;
     }
 
-    void block(int64_t b, int64_t h, int64_t q0, int64_t most, int64_t pack, float* scratch) const {
-        const int64_t rows = least(most, s.sq - q0), e = units<T>(s.e), v_vecs = l.v_step / Vec::W;
+    void block(int64_t b, int64_t h, int64_t q0, int64_t pack, float* scratch) const {
+        const int64_t rows = least(l.queries, s.sq - q0), e = units<T>(s.e), v_vecs = l.v_step / Vec::W;
         float *q = scratch, *scores = q + kQueries * kLd, *mask = scores + kQueries * kLd, *factors = mask + kKeys;
         float* acc = factors + kKeys;
         const float *keys = keys_of(pack), *values = values_of(pack);
@@ -155,19 +162,9 @@ struct Forward {
         }
     }
 
-    // Queries of a block: where heads are few, as many as give each thread as many blocks.
-    int64_t queries_of_block(int threads) const {
-        const int64_t heads = s.batch * s.heads;
-        int64_t blocks = max64(1, (s.sq + kQueries - 1) / kQueries);
-        if (l.per_head || heads * blocks >= 4 * threads) return kQueries;
-        while (heads * blocks % threads != 0) ++blocks;
-        return least(kQueries, round_up((s.sq + blocks - 1) / blocks, kMr[kMaxVecs]));
-    }
-
     void run(int threads) const {
         const int64_t heads = s.batch * s.kv_heads, group = s.kv_heads ? s.heads / s.kv_heads : 0;
-        const int64_t queries = queries_of_block(threads);
-        const int64_t panels = (s.sk + kPanel - 1) / kPanel, blocks = (s.sq + queries - 1) / queries;
+        const int64_t panels = (s.sk + kPanel - 1) / kPanel, blocks = (s.sq + l.queries - 1) / l.queries;
 #pragma omp parallel num_threads(threads)
         {
             const int me = omp_get_thread_num();
@@ -178,7 +175,7 @@ struct Forward {
                     const int64_t b = head / s.kv_heads, h = head % s.kv_heads;
                     for (int64_t p = 0; p < panels; ++p) pack_panel(b, h, p, me);
                     for (int64_t i = 0; i < group * blocks; ++i) {
-                        block(b, h * group + i / blocks, i % blocks * queries, queries, me, scratch);
+                        block(b, h * group + i / blocks, i % blocks * l.queries, me, scratch);
                     }
                 }
             } else {
@@ -191,7 +188,7 @@ struct Forward {
 #pragma omp for schedule(dynamic)
                 for (int64_t i = 0; i < s.batch * s.heads * blocks; ++i) {
                     const int64_t bh = i / blocks, b = bh / s.heads, h = bh % s.heads;
-                    block(b, h, (blocks - 1 - i % blocks) * queries, queries, b * s.kv_heads + h / group, scratch);
+                    block(b, h, (blocks - 1 - i % blocks) * l.queries, b * s.kv_heads + h / group, scratch);
                 }
             }
         }

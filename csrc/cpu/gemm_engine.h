@@ -208,8 +208,8 @@ static inline void run_rows(const Product& p, const RowBlock& block, int64_t n_b
             t.first = step == 0;
             t.last = step == steps - 1;
             const char* const* rows = block.rows + tap * block.rows_ld;
-            // The next block of B follows this one in memory: each tile fetches its share of it. Few rows multiply so
-            // little that the processor's own fetching is as early.
+            // The next block of B follows this one in memory: each tile fetches its share of it. With few rows asking
+            // takes longer than it saves.
             const int64_t block_lines = ceil_div(t.taps * t.units * t.b_step, 16), tiles = ceil_div(block.count, mr);
             const int64_t share = p.b_step || block.count < kRowsToFetch ? 0 : ceil_div(block_lines, tiles);
             t.next = reinterpret_cast<const char*>(t.b + t.taps * t.units * t.b_step);

@@ -264,11 +264,11 @@ Vec run_few(const Call& call, const T* weight, bool turned, const float* data, i
             tile.first = u0 == 0;
             // Turned weights come from memory in one stream: half of a piece while the other half is transformed, the
             // other while the piece before is multiplied.
-            const int64_t stretches = kPoints * ceil_div(count, mr) * ceil_stretch(tile.units);
-            const int64_t lines = half * kPiece * 9 * int64_t(sizeof(T)) / 64;
-            tile.next =
-                reinterpret_cast<const char*>(weight + (turned ? turned_offset(p, n0, u0) + (u1 - u0) * width * 9 : 0));
-            tile.next_lines = turned ? ceil_div(lines, stretches) : 0;
+            if (turned) {
+                const int64_t stretches = kPoints * ceil_div(count, mr) * ceil_stretch(tile.units);
+                tile.next = reinterpret_cast<const char*>(weight + turned_offset(p, n0, u0) + tile.units * width * 9);
+                tile.next_lines = ceil_div(half * kPiece * 9 * int64_t(sizeof(T)) / 64, stretches);
+            }
             for (int64_t point = 0; point < kPoints; ++point) {
                 tile.b = t.filters + point * filter_step;
                 tile.a_offset = (point * layout.point_step + u0 / kPiece * layout.piece_step) * 4;
