@@ -89,6 +89,15 @@ def block(bytes: int, align: int) -> Tensor:
     return storage[start : start + bytes]
 
 
+def empty_strided(size: tuple, strides: tuple, dtype: torch.dtype) -> Tensor:
+    """``torch.empty_strided`` on the CPU for dense strides, from the cache where it is large."""
+    if C is not None and dtype in _CODES and _bytes(size, dtype) >= SMALLEST:
+        capsule = None if torch.are_deterministic_algorithms_enabled() else C.empty(size, strides, _CODES[dtype])
+        if capsule is not None:
+            return _from_dlpack(capsule)
+    return torch.empty_strided(size, strides, dtype=dtype)
+
+
 def _strides(size, memory_format) -> tuple[int, ...] | None:
     if memory_format is torch.channels_last and len(size) == 4:
         _, c, h, w = size

@@ -56,12 +56,11 @@ void bind_attention(py::module_& m) {
         },
         py::arg("shape"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("mask"), py::arg("rng"), py::arg("out"),
         py::arg("stats"), py::arg("workspace"), py::arg("threads"));
-    m.def(
-        "attention_backward",
-        [](const AttentionGradShape& g, Address q, Address k, Address v, Address mask, Address rng, Address out,
-           Address stats, Address d_out, Address dq, Address dk, Address dv, Address d_scores, Address workspace,
-           int threads) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "attention_backward",
+        +[](const AttentionGradShape& g, Address q, Address k, Address v, Address mask, Address rng, Address out,
+            Address stats, Address d_out, Address dq, Address dk, Address dv, Address d_scores, Address workspace,
+            int threads) {
             const AttentionTensors t{as_pointer<void>(q), as_pointer<void>(k), as_pointer<void>(v),
                                      as_pointer<void>(mask), as_pointer<int64_t>(rng)};
             DLPERF_DISPATCH_BF16(attention_table)

@@ -45,10 +45,10 @@ void bind_batch_norm(py::module_& m) {
         py::arg("mean"), py::arg("variance"), py::arg("eps"), py::arg("act"), py::arg("act_param"), py::arg("training"),
         py::arg("workspace"),
         "y = act((x - mean) / sqrt(variance + eps) * weight + bias + residual); training writes mean and variance.");
-    m.def(
-        "batch_norm_update",
-        [](int64_t c, int stats_dtype, Address running_mean, Address running_var, Address mean, Address variance,
-           double momentum, int64_t count) {
+    def_step(
+        m, "batch_norm_update",
+        +[](int64_t c, int stats_dtype, Address running_mean, Address running_var, Address mean, Address variance,
+            double momentum, int64_t count) {
             DLPERF_DISPATCH(batch_norm_table)
                 .update(c, static_cast<DType>(stats_dtype), as_pointer<void>(running_mean),
                         as_pointer<void>(running_var), as_pointer<const float>(mean), as_pointer<const float>(variance),
@@ -57,11 +57,11 @@ void bind_batch_norm(py::module_& m) {
         py::arg("c"), py::arg("stats_dtype"), py::arg("running_mean"), py::arg("running_var"), py::arg("mean"),
         py::arg("variance"), py::arg("momentum"), py::arg("count"),
         "Moves the running statistics towards a batch's, given in float32 from count values a channel.");
-    m.def(
-        "batch_norm_backward",
-        [](const BatchNormShape& shape, Address gy, Address x, Address y, Address weight, Address mean,
-           Address variance, Address gx, Address gresidual, Address gweight, Address gbias, double eps, bool training,
-           Address workspace) {
+    def_step(
+        m, "batch_norm_backward",
+        +[](const BatchNormShape& shape, Address gy, Address x, Address y, Address weight, Address mean,
+            Address variance, Address gx, Address gresidual, Address gweight, Address gbias, double eps, bool training,
+            Address workspace) {
             const BatchNormBackward args{as_pointer<const void>(gy),
                                          as_pointer<const void>(x),
                                          as_pointer<const void>(y),
@@ -74,17 +74,15 @@ void bind_batch_norm(py::module_& m) {
                                          as_pointer<void>(gbias),
                                          eps,
                                          training};
-            py::gil_scoped_release release;
             DLPERF_DISPATCH(batch_norm_backward_table).backward(shape, args, as_pointer<void>(workspace));
         },
         py::arg("shape"), py::arg("gy"), py::arg("x"), py::arg("y"), py::arg("weight"), py::arg("mean"),
         py::arg("variance"), py::arg("gx"), py::arg("gresidual"), py::arg("gweight"), py::arg("gbias"), py::arg("eps"),
         py::arg("training"), py::arg("workspace"),
         "Gradients of batch_norm; y is given where its activation was relu. Any output may be 0.");
-    m.def(
-        "channel_sum",
-        [](const BatchNormShape& shape, Address gy, Address out, Address workspace) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "channel_sum",
+        +[](const BatchNormShape& shape, Address gy, Address out, Address workspace) {
             DLPERF_DISPATCH(batch_norm_backward_table)
                 .channel_sum(shape, as_pointer<const void>(gy), as_pointer<void>(out), as_pointer<void>(workspace));
         },

@@ -47,11 +47,10 @@ void bind_conv(py::module_& m) {
         },
         py::arg("shape"), py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("residual"), py::arg("y"),
         py::arg("workspace"), py::arg("threads"), py::arg("prepacked") = false);
-    m.def(
-        "conv2d_bwd_input",
-        [](const Conv2dShape& s, Address gy, Address w, Address bias, Address residual, Address gx, Address workspace,
-           int64_t threads, bool prepacked) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "conv2d_bwd_input",
+        +[](const Conv2dShape& s, Address gy, Address w, Address bias, Address residual, Address gx, Address workspace,
+            int64_t threads, bool prepacked) {
             conv2d_kernels(s, ConvDirection::bwd_input, prepacked)
                 .bwd_input(s, as_pointer<void>(gy), as_pointer<void>(w), as_pointer<void>(bias),
                            as_pointer<void>(residual), as_pointer<void>(gx), as_pointer<void>(workspace), threads,
@@ -59,10 +58,9 @@ void bind_conv(py::module_& m) {
         },
         py::arg("shape"), py::arg("gy"), py::arg("w"), py::arg("bias"), py::arg("residual"), py::arg("gx"),
         py::arg("workspace"), py::arg("threads"), py::arg("prepacked") = false);
-    m.def(
-        "conv2d_bwd_weight",
-        [](const Conv2dShape& s, Address gy, Address x, Address gw, Address workspace, int64_t threads) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "conv2d_bwd_weight",
+        +[](const Conv2dShape& s, Address gy, Address x, Address gw, Address workspace, int64_t threads) {
             conv2d_kernels(s, ConvDirection::bwd_weight, false)
                 .bwd_weight(s, as_pointer<void>(gy), as_pointer<void>(x), as_pointer<void>(gw),
                             as_pointer<void>(workspace), threads);

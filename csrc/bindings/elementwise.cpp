@@ -16,20 +16,18 @@ void bind_elementwise(py::module_& m) {
                 .activation_forward(DType(dtype), Act(act), param, n, as_pointer<void>(x), as_pointer<void>(y));
         },
         "(dtype, act, param, n, x, y): y = act(x).");
-    m.def(
-        "activation_backward",
-        [](int dtype, int act, float param, int64_t n, Address gy, Address x, Address gx) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "activation_backward",
+        +[](int dtype, int act, float param, int64_t n, Address gy, Address x, Address gx) {
             DLPERF_DISPATCH(elementwise_table)
                 .activation_backward(DType(dtype), Act(act), param, n, as_pointer<void>(gy), as_pointer<void>(x),
                                      as_pointer<void>(gx));
         },
         "(dtype, act, param, n, gy, x, gx): gx = gy * act'(x).");
     m.def("activation_derivative_from_output", [](int act) { return derivative_from_output(Act(act)); });
-    m.def(
-        "activation_backward_from_output",
-        [](int dtype, int act, int64_t n, Address gy, Address y, Address gx) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "activation_backward_from_output",
+        +[](int dtype, int act, int64_t n, Address gy, Address y, Address gx) {
             DLPERF_DISPATCH(elementwise_table)
                 .activation_backward_from_output(DType(dtype), Act(act), n, as_pointer<void>(gy), as_pointer<void>(y),
                                                  as_pointer<void>(gx));
@@ -67,10 +65,9 @@ void bind_elementwise(py::module_& m) {
                                b_mid, as_pointer<void>(y));
         },
         "(dtype, outer, mid, inner, a, b, b_outer, b_mid, y): multiply, with b broadcast in rows.");
-    m.def(
-        "cast",
-        [](int from, int to, int64_t n, Address x, Address y) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "cast",
+        +[](int from, int to, int64_t n, Address x, Address y) {
             DLPERF_DISPATCH(elementwise_table)
                 .cast(DType(from), DType(to), n, as_pointer<void>(x), as_pointer<void>(y));
         },

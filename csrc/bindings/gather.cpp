@@ -1,6 +1,6 @@
 #include "cpu/gather.h"
 
-#include "bindings/bindings.h"
+#include "bindings/steps.h"
 
 using namespace dlperf;
 
@@ -28,26 +28,23 @@ void bind_gather(py::module_& m) {
         },
         py::arg("shape"), py::arg("indices"), py::arg("table"), py::arg("out"),
         "The position of the first index outside the table, or -1.");
-    m.def(
-        "embedding_backward",
-        [](const EmbeddingShape& shape, Address indices, Address gy, Address gtable, Address workspace) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "embedding_backward",
+        +[](const EmbeddingShape& shape, Address indices, Address gy, Address gtable, Address workspace) {
             DLPERF_DISPATCH(gather_table)
                 .embedding_backward(shape, as_pointer<int64_t>(indices), as_pointer<void>(gy), as_pointer<void>(gtable),
                                     as_pointer<void>(workspace));
         },
         py::arg("shape"), py::arg("indices"), py::arg("gy"), py::arg("gtable"), py::arg("workspace"));
-    m.def(
-        "pixel_shuffle",
-        [](const ShuffleShape& shape, Address x, Address y) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "pixel_shuffle",
+        +[](const ShuffleShape& shape, Address x, Address y) {
             DLPERF_DISPATCH(gather_table).pixel_shuffle(shape, as_pointer<void>(x), as_pointer<void>(y));
         },
         py::arg("shape"), py::arg("x"), py::arg("y"));
-    m.def(
-        "pixel_unshuffle",
-        [](const ShuffleShape& shape, Address y, Address x) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "pixel_unshuffle",
+        +[](const ShuffleShape& shape, Address y, Address x) {
             DLPERF_DISPATCH(gather_table).pixel_unshuffle(shape, as_pointer<void>(y), as_pointer<void>(x));
         },
         py::arg("shape"), py::arg("y"), py::arg("x"));

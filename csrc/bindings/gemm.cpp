@@ -41,9 +41,9 @@ void bind_gemm(py::module_& m) {
         py::gil_scoped_release release;
         DLPERF_DISPATCH_BF16(gemm_table).pack_b(s, as_pointer<void>(b), as_pointer<void>(packed));
     });
-    m.def("sum_rows", [](int64_t rows, int64_t columns, int64_t row_step, int dtype, Address x, Address out) {
-        py::gil_scoped_release release;
-        DLPERF_DISPATCH_BF16(gemm_table)
-            .sum_rows(rows, columns, row_step, DType(dtype), as_pointer<void>(x), as_pointer<void>(out));
-    });
+    def_step(
+        m, "sum_rows", +[](int64_t rows, int64_t columns, int64_t row_step, int dtype, Address x, Address out) {
+            DLPERF_DISPATCH_BF16(gemm_table)
+                .sum_rows(rows, columns, row_step, DType(dtype), as_pointer<void>(x), as_pointer<void>(out));
+        });
 }

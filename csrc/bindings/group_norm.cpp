@@ -29,11 +29,10 @@ void bind_group_norm(py::module_& m) {
         },
         py::arg("shape"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("y"), py::arg("stats"),
         py::arg("workspace"));
-    m.def(
-        "group_norm_backward",
-        [](const GroupNormShape& shape, Address gy, Address x, Address weight, Address bias, Address stats, Address gx,
-           Address gweight, Address gbias, Address workspace) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "group_norm_backward",
+        +[](const GroupNormShape& shape, Address gy, Address x, Address weight, Address bias, Address stats, Address gx,
+            Address gweight, Address gbias, Address workspace) {
             DLPERF_DISPATCH(group_norm_backward_table)
                 .backward(shape,
                           {as_pointer<void>(gy), as_pointer<void>(x), as_pointer<void>(weight), as_pointer<void>(bias),

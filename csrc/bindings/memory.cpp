@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "bindings/bindings.h"
+#include "bindings/steps.h"
 
 using namespace dlperf;
 
@@ -82,6 +82,7 @@ void bind_memory(py::module_& m) {
         [](int64_t bytes) {
             void* p = thread_scratch(size_t(bytes));
             if (!p) throw std::bad_alloc();
+            if (open_tape) open_tape->append(py::make_tuple("scratch", bytes, Address(p)));
             return Address(p);
         },
         py::arg("bytes"), "The address of this thread's scratch memory, valid until the thread asks again.");

@@ -44,10 +44,9 @@ void bind_pool(py::module_& m) {
         "pool_backward_workspace",
         [](const PoolShape& shape) { return DLPERF_DISPATCH(pool_backward_table).workspace(shape); }, py::arg("shape"),
         "Bytes of workspace for pool_backward at this thread count.");
-    m.def(
-        "pool_backward",
-        [](const PoolShape& shape, Address gy, Address indices, Address gx, Address workspace) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "pool_backward",
+        +[](const PoolShape& shape, Address gy, Address indices, Address gx, Address workspace) {
             DLPERF_DISPATCH(pool_backward_table)
                 .backward(shape, as_pointer<const void>(gy), as_pointer<const int32_t>(indices), as_pointer<void>(gx),
                           as_pointer<void>(workspace));

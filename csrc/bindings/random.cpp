@@ -1,6 +1,6 @@
 #include "cpu/random.h"
 
-#include "bindings/bindings.h"
+#include "bindings/steps.h"
 
 using namespace dlperf;
 
@@ -47,10 +47,9 @@ void bind_random(py::module_& m) {
                 .normal(DType(dtype), fill, as_pointer<int64_t>(seed_offset), as_pointer<void>(out));
         },
         "(dtype, fill, seed_offset, out): standard normals.");
-    m.def(
-        "dropout",
-        [](int dtype, int64_t n, double p, Address seed_offset, Address x, Address y) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "dropout",
+        +[](int dtype, int64_t n, double p, Address seed_offset, Address x, Address y) {
             DLPERF_DISPATCH(random_table)
                 .dropout(DType(dtype), n, p, as_pointer<int64_t>(seed_offset), as_pointer<void>(x),
                          as_pointer<void>(y));

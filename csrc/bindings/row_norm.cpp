@@ -21,11 +21,10 @@ void bind_row_norm(py::module_& m) {
                                  as_pointer<void>(y), as_pointer<float>(stats)});
         },
         py::arg("shape"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("y"), py::arg("stats"));
-    m.def(
-        "row_norm_backward",
-        [](const RowNormShape& shape, Address gy, Address x, Address weight, Address stats, Address gx, Address gweight,
-           Address gbias, Address workspace) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "row_norm_backward",
+        +[](const RowNormShape& shape, Address gy, Address x, Address weight, Address stats, Address gx,
+            Address gweight, Address gbias, Address workspace) {
             DLPERF_DISPATCH(row_norm_table)
                 .backward(
                     shape,

@@ -27,6 +27,20 @@ struct Sequence {
     std::vector<std::unique_ptr<Step>> steps;
 };
 
+// A context manager: the calls of steps that its thread makes inside it.
+struct Tape {
+    py::list enter() {
+        outer = open_tape;
+        open_tape = &calls;
+        return calls;
+    }
+
+    void exit(const py::args&) { open_tape = outer; }
+
+    py::list calls;
+    py::list* outer = nullptr;
+};
+
 }  // namespace
 
 void bind_sequence(py::module_& m) {
@@ -39,4 +53,10 @@ void bind_sequence(py::module_& m) {
         .def(py::init<>())
         .def("append", &Sequence::append, "(name, *args): adds the call of the function of this name.")
         .def("__call__", &Sequence::run, "(*addresses): runs all calls; addresses are what slot_address refers to.");
+    py::class_<Tape>(m, "Tape",
+                     "A context manager that gives a list: (name, *args) of each call, by this thread and while it is "
+                     "open, of a function that Sequence.append takes, and of scratch: (\"scratch\", bytes, address).")
+        .def(py::init<>())
+        .def("__enter__", &Tape::enter)
+        .def("__exit__", &Tape::exit);
 }

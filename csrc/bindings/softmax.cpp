@@ -74,10 +74,9 @@ void bind_softmax(py::module_& m) {
                 .forward(DType(dtype), shape, logarithm, as_pointer<void>(x), as_pointer<void>(y));
         },
         "(dtype, shape, logarithm, x, y)");
-    m.def(
-        "softmax_backward",
-        [](int dtype, const SoftmaxShape& shape, bool logarithm, Address gy, Address y, Address gx) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "softmax_backward",
+        +[](int dtype, const SoftmaxShape& shape, bool logarithm, Address gy, Address y, Address gx) {
             DLPERF_DISPATCH(softmax_table)
                 .backward(DType(dtype), shape, logarithm, as_pointer<void>(gy), as_pointer<void>(y),
                           as_pointer<void>(gx));

@@ -64,10 +64,20 @@ std::unique_ptr<Step> record(void (*function)(Args...), const py::args& args, st
     return std::make_unique<Recorded<Args...>>(function, std::make_tuple(args[I].cast<std::decay_t<Args>>()...));
 }
 
-// m.def for a kernel that a sequence can run too; it is called without the interpreter's lock.
+// The calls of this thread's innermost open tape, or null. Each is a tuple: the function's name, its arguments.
+inline thread_local py::list* open_tape = nullptr;
+
+// m.def for a kernel that a sequence can run too; it is called without the interpreter's lock, and noted on a tape.
 template <class... Args, class... Extra>
 void def_step(py::module_& m, const char* name, void (*function)(Args...), const Extra&... extra) {
-    m.def(name, function, py::call_guard<py::gil_scoped_release>(), extra...);
+    m.def(
+        name,
+        [name, function](Args... args) {
+            if (open_tape) open_tape->append(py::make_tuple(name, args...));
+            py::gil_scoped_release release;
+            function(args...);
+        },
+        extra...);
     recorders()[name] = [function](const py::args& args) {
         return record(function, args, std::index_sequence_for<Args...>());
     };

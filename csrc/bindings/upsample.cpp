@@ -29,10 +29,9 @@ void bind_upsample(py::module_& m) {
                 .forward(shape, as_pointer<void>(x), as_pointer<void>(y), as_pointer<void>(workspace));
         },
         py::arg("shape"), py::arg("x"), py::arg("y"), py::arg("workspace"));
-    m.def(
-        "upsample_backward",
-        [](const UpsampleShape& shape, Address gy, Address gx, Address workspace) {
-            py::gil_scoped_release release;
+    def_step(
+        m, "upsample_backward",
+        +[](const UpsampleShape& shape, Address gy, Address gx, Address workspace) {
             DLPERF_DISPATCH(upsample_table)
                 .backward(shape, as_pointer<void>(gy), as_pointer<void>(gx), as_pointer<void>(workspace));
         },

@@ -10,7 +10,9 @@ Backward operators are operators of their own, so gradients can be differentiate
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -192,6 +194,28 @@ def plain(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or _dispatch_modes() or _function_modes() or _functorch_level() is not None:
         return False
     return all((type(t) is Tensor or type(t) is Parameter) and not t.is_neg() for t in tensors)
+
+
+class _Capture(threading.local):
+    active = False
+
+
+_capture = _Capture()
+
+
+@contextmanager
+def capturing():
+    """Inside, this thread's calls are recorded on real tensors, to be repeated on tensors that lie as those do."""
+    before, _capture.active = _capture.active, True
+    try:
+        yield
+    finally:
+        _capture.active = before
+
+
+def lies_as_in_eager(*tensors: Tensor) -> bool:
+    """Whether what is decided by the places of these tensors in memory holds when the call runs."""
+    return all(type(t) in (Tensor, Parameter) for t in tensors) if _capture.active else plain(*tensors)
 
 
 def save_inputs(ctx, args, output) -> None:

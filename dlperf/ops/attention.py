@@ -10,7 +10,7 @@ from torch import Tensor
 from ..memory import new_empty, new_empty_strided
 from ._checks import check_floating, check_same_device, describe
 from ._epilogue import cast_for_autocast
-from ._frame import Operator, backward_through_reference, plain, save_inputs
+from ._frame import Operator, backward_through_reference, lies_as_in_eager, save_inputs
 from .random import random_pair
 from .unbind import dense_strides, evenly_apart
 
@@ -72,7 +72,7 @@ def _backward(ctx, go, _):
     q, k, v, mask, rng, out, stats = ctx.saved_tensors
     mask_grad = mask is not None and ctx.needs_input_grad[3]
     # In compiled code each gradient is a tensor of its own; the kernels write rows of neighbouring elements.
-    joined = ctx.dlperf_backend is not None and not torch.is_grad_enabled() and plain(q, k, v)
+    joined = not torch.is_grad_enabled() and lies_as_in_eager(q, k, v)
     joined = joined and q.stride(3) == 1 and evenly_apart((q, k, v)) > 0
     rest = ctx.causal, ctx.scale, ctx.dropout_p, mask_grad, joined
     gq, gk, gv, gm = attention_bwd(go, q, k, v, mask, rng, out, stats, *rest)

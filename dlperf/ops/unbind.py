@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..memory import new_empty_strided
-from ._frame import plain
+from ._frame import lies_as_in_eager
 
 
 @lru_cache(maxsize=1024)
@@ -36,7 +36,7 @@ class _Unbind(torch.autograd.Function):
         some = next((g for g in grads if g is not None), None)
         if some is None:
             return None, None
-        if torch.is_grad_enabled() or not plain(*(g for g in grads if g is not None)):
+        if torch.is_grad_enabled() or not lies_as_in_eager(*(g for g in grads if g is not None)):
             return torch.stack([torch.zeros_like(some) if g is None else g for g in grads], dim), None
         gx = _as_one(grads, dim)
         if gx is None:
@@ -68,7 +68,7 @@ def _as_one(slices: tuple, dim: int) -> Tensor | None:
     size, strides = list(first.shape), list(first.stride())
     size.insert(dim, len(slices))
     strides.insert(dim, step)
-    return first.as_strided(size, strides, first.storage_offset())
+    return first.as_strided(size, strides)
 
 
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
@@ -77,7 +77,7 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     The slices' gradients become one tensor in the input's memory order. Those that lie so already, as attention's do
     where query, key and value are slices of one tensor, are not copied.
     """
-    if not (isinstance(input, Tensor) and input.requires_grad and torch.is_grad_enabled() and plain(input)):
+    if not (isinstance(input, Tensor) and input.requires_grad and torch.is_grad_enabled() and lies_as_in_eager(input)):
         return torch.unbind(input, dim)
     if not (isinstance(dim, int) and -input.dim() <= dim < input.dim()) or input.shape[dim] == 0:
         return torch.unbind(input, dim)

@@ -8,13 +8,16 @@ from torch import nn as torch_nn
 from .inference import InferenceModel
 from .report import Report, report
 from .swap import swap_layers
+from .training import capture_training
 
 MODES = ("train", "inference")
 
 __all__ = ["MODES", "Report", "optimize", "report"]
 
 
-def optimize(model: torch_nn.Module, mode: str = "train", dtype: torch.dtype | None = None) -> torch_nn.Module:
+def optimize(
+    model: torch_nn.Module, mode: str = "train", dtype: torch.dtype | None = None, capture: bool = True
+) -> torch_nn.Module:
     """A model that computes the same with faster layers.
 
     Args:
@@ -47,4 +50,5 @@ def optimize(model: torch_nn.Module, mode: str = "train", dtype: torch.dtype | N
         return InferenceModel(model, dtype)
     if dtype is not None:
         raise ValueError("optimize(): argument 'dtype' goes with mode='inference'; train with torch.autocast instead")
-    return swap_layers(model, exchange_functions=True)
+    swapped = swap_layers(model, exchange_functions=True)
+    return capture_training(swapped) if capture else swapped

@@ -41,6 +41,10 @@ class Program:
     notes: dict[str, int] = field(default_factory=dict)
     weights: Weights = field(default_factory=Weights)
 
+    @property
+    def outputs(self) -> tuple:
+        return next(n for n in reversed(self.graph.nodes) if n.op == "output").args[0]
+
     def accepts(self, tensors: list[Tensor]) -> bool:
         """Whether the graph holds for these inputs: ranks, dtypes, devices, static sizes, conditions on the rest."""
         sizes: dict = {}

@@ -39,6 +39,31 @@ def _runs_in_sequence(step: Step) -> bool:
     return cpu.C.is_step(name) and getattr(cpu.C, name) is step.prepared.function
 
 
+def _placed(operand) -> tuple[Value | None, int]:
+    """The memory that an operand's address lies in, and bytes from its start; None for scratch and for no address."""
+    if not isinstance(operand, Address):
+        return None, 0
+    if operand.of is None:
+        return None, operand.offset
+    value, offset = operand.of.placed()
+    return value, offset + operand.offset
+
+
+def _views_never_seen(steps: list[Step], outputs: list) -> set[Step]:
+    """Views that only kernels read: those get addresses."""
+    seen = set(leaves(outputs, Value))
+    unseen = set()
+    for step in reversed(steps):
+        if step.aliases and not seen.intersection(step.outs):
+            unseen.add(step)
+        elif step.prepared is None:
+            seen.update(leaves((step.args, step.kwargs), Value))
+        else:
+            for operand in step.prepared.operands:
+                seen.update([_placed(operand)[0]] if isinstance(operand, Address) else leaves(operand, Value))
+    return unseen
+
+
 class Code:
     """Decides what lives in the arena and where, and writes the function."""
 
@@ -132,11 +157,14 @@ class Code:
     def _write(self, steps, inputs, outputs) -> str:
         setup = [f"{v.name} = T[{i}]" for i, v in enumerate(self.buffers)]
         body: list[str] = []
+        unseen = _views_never_seen(steps, outputs)
         self.addressed: dict[str, str] = {}
         self.sequences = 0
         open_sequence: _Sequence | None = None
         ends: dict[int, list[str]] = {}
         for index, step in enumerate(steps):
+            if step in unseen:
+                continue
             fixed = step.aliases and all(v.fixed for v in leaves((step.args, step.kwargs), Value))
             for out in step.outs:
                 if out is not None:
@@ -181,7 +209,7 @@ class Code:
             names = [o.name if o is not None else "_" for o in step.outs]
             target = ", ".join(names) + ("," if step.many else "")
             function = self._constant(kernels.fast_call(step.function))
-            return [f"{target} = {function}({', '.join(given)})"]
+            return [f"{f'{target} = ' if names else ''}{function}({', '.join(given)})"]
         given = [self._address(o, setup) if isinstance(o, Address) else self._operand(o) for o in prepared.operands]
         return [*self._allocations(step), f"{self._constant(prepared.function)}({', '.join(given)})"]
 
@@ -191,8 +219,8 @@ class Code:
         for out in step.outs:
             if out is not None and not out.fixed:
                 size, stride, dtype, _ = out.example
-                empty, dtype = self._constant(torch.empty_strided), self._constant(dtype)
-                lines.append(f"{out.name} = {empty}({tuple(size)}, {tuple(stride)}, dtype={dtype})")
+                empty, dtype = self._constant(memory.empty_strided), self._constant(dtype)
+                lines.append(f"{out.name} = {empty}({tuple(size)}, {tuple(stride)}, {dtype})")
         return lines
 
     def _sequence(self, setup: list[str]) -> _Sequence:
@@ -207,18 +235,19 @@ class Code:
             self._constant(step.prepared.keep)
         given = [repr(step.prepared.function.__name__)]
         for operand in step.prepared.operands:
-            if isinstance(operand, Address) and operand.of is not None and not operand.of.fixed:
-                slot = sequence.slots.setdefault(f"{operand.of.name}.data_ptr()", len(sequence.slots))
-                given.append(f"{self._constant(cpu.C.slot_address)}({slot}, {operand.offset})")
+            start, offset = _placed(operand)
+            if start is not None and not start.fixed:
+                slot = sequence.slots.setdefault(f"{start.name}.data_ptr()", len(sequence.slots))
+                given.append(f"{self._constant(cpu.C.slot_address)}({slot}, {offset})")
             else:
                 given.append(self._address(operand, setup) if isinstance(operand, Address) else self._operand(operand))
         return f"{sequence.name}.append({', '.join(given)})"
 
     def _address(self, address: Address, setup: list[str]) -> str:
-        if address.of is None:
-            return "scratch"
-        value = address.of
-        plus = f" + {address.offset}" if address.offset else ""
+        value, offset = _placed(address)
+        plus = f" + {offset}" if offset else ""
+        if value is None:
+            return f"scratch{plus}"
         if not value.fixed:
             return f"{value.name}.data_ptr(){plus}"
         text = f"{self._operand(value)}.data_ptr(){plus}"

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from dataclasses import dataclass, field
-from operator import getitem, is_
 
 import torch
 from torch import Tensor
 from torch import nn as torch_nn
-from torch.nn.modules import module as module_hooks
 
 from .. import backends, memory
 from ..backends import cpu
 from ..nn import LAYERS
-from ..ops import _frame
 from ..precision import strict
 from . import passes
 from .capture import Program, capture
@@ -30,6 +26,7 @@ from .structure import (
     without_numbers,
 )
 from .swap import swap_layers
+from .watch import changed_attribute, check_same, have_sizes, holds, python_state, version, versions_of, why_not_plain
 from .work import CountWork, Work
 
 # Calls that differ only in sizes or Python numbers are captured so often, later ones run layer by layer.
@@ -69,7 +66,7 @@ class Engine:
     def __call__(self, args: tuple, kwargs: dict):
         if not torch.compiler.is_compiling() and not self._unchanged():
             self.replan()
-        reason = _why_not_plain()
+        reason = why_not_plain()
         tensors: list[Tensor] = []
         if reason is None:
             try:
@@ -147,18 +144,18 @@ class Engine:
 
     def _observe(self, args, kwargs, tensors):
         """The call, layer by layer, and what it does beside returning a result."""
-        before = _python_state(self.model), _versions(self.model), [_version(t) for t in tensors]
+        before = python_state(self.model), versions_of(self.model), [version(t) for t in tensors]
         rng = torch.get_rng_state()
         with CountWork() as counted:
             result = self._by_layers(args, kwargs)
         observed = _Observed(counted.work, rng)
         state, versions, inputs = before
-        changed = _changed_attribute(state, self.model)
+        changed = changed_attribute(state, self.model)
         if changed is not None:
             observed.reason, observed.unsettled = f"the model changes its attribute {changed}", True
-        elif versions != _versions(self.model):
+        elif versions != versions_of(self.model):
             observed.reason = "the model writes into its parameters or buffers"
-        elif inputs != [_version(t) for t in tensors]:
+        elif inputs != [version(t) for t in tensors]:
             observed.reason = "the model writes into its input"
         else:
             kept = {id(v) for m in self.model.modules() for v in m.__dict__.values()}
@@ -186,7 +183,7 @@ class Engine:
             plan = Plan(program, tensors, expected)
             torch.set_rng_state(observed.rng)
             actual = plan(tensors)
-        _check_same(actual, expected)
+        check_same(actual, expected)
         return plan
 
     def _program(self, key, args, kwargs, tensors) -> Program:
@@ -227,25 +224,10 @@ class Engine:
 
     def _unchanged(self) -> bool:
         return (
-            _holds(*self._slots)
-            and _have_sizes(self._hooks, self._hook_counts)
+            holds(*self._slots)
+            and have_sizes(self._hooks, self._hook_counts)
             and [t._version for t in self._tensors] == self._tensor_versions
         )
-
-
-def _holds(holders: tuple, keys: tuple, held: tuple) -> bool:
-    try:
-        return all(map(is_, map(getitem, holders, keys), held))
-    except KeyError:
-        return False
-
-
-def _have_sizes(dicts: tuple, sizes: tuple) -> bool:
-    return tuple(map(len, dicts)) == sizes
-
-
-if cpu.C is not None:  # a model has a thousand of them, looked at in every call
-    _holds, _have_sizes = cpu.C.holds, cpu.C.have_sizes
 
 
 @dataclass
@@ -254,19 +236,6 @@ class _Observed:
     rng: Tensor
     reason: str | None = None
     unsettled: bool = False
-
-
-def _why_not_plain() -> str | None:
-    """Where something has to see each operator, or changes what they do."""
-    if torch.compiler.is_compiling():
-        return "the call is being traced"
-    if _frame._dispatch_modes() or _frame._function_modes() or _frame._functorch_level() is not None:
-        return "a mode or transform is active"
-    if torch.is_autocast_enabled("cpu") or (torch.cuda.is_available() and torch.is_autocast_enabled("cuda")):
-        return "torch.autocast is active (dtype= does without)"
-    if module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks:
-        return "a global module hook is set"
-    return None
 
 
 # Hooks that models install for themselves, and that do nothing but hand results on to the model's own output.
@@ -310,68 +279,7 @@ def _without_sizes(key):
     return key
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _versions(model: torch_nn.Module) -> list:
-    return [(id(t), _version(t)) for t in (*model.parameters(), *model.buffers())]
-
-
-def _python_state(model: torch_nn.Module) -> list[tuple[dict, dict]]:
-    """Every module's attributes, containers by a shallow copy."""
-    return [
-        (m.__dict__, {k: copy.copy(v) if type(v) in (list, dict, set) else v for k, v in m.__dict__.items()})
-        for m in model.modules()
-    ]
-
-
-def _changed_attribute(before: list, model: torch_nn.Module) -> str | None:
-    for now, then in before:
-        for name in now.keys() | then.keys():
-            a, b = now.get(name), then.get(name)
-            if a is b:
-                continue
-            if type(a) is not type(b) or type(a) not in (list, dict, set, int, float, str, bool, tuple):
-                return repr(name)
-            if not _same_items(a, b):
-                return repr(name)
-    return None
-
-
-def _same_items(a, b) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(a[k] is b[k] for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
-    return a == b
-
-
 def _same_template(a, b) -> bool:
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(_same_template(x, y) for x, y in zip(a, b, strict=True))
     return a is b or (type(a) is type(b) and a == b)
-
-
-# A plan's result may differ from the layers' by rounding, amplified through the model's depth; a wrong graph by more.
-_DIFFERENCE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.bfloat16: 0.25, torch.float16: 0.1}
-
-
-def _check_same(actual, expected) -> None:
-    """Raises Unsupported where a plan's first result is not the model's."""
-    for mine, theirs in zip(actual, expected, strict=True):
-        if not isinstance(theirs, Tensor):
-            same = mine == theirs
-        elif mine.shape != theirs.shape or mine.dtype is not theirs.dtype or mine.device != theirs.device:
-            same = False
-        elif not theirs.is_floating_point():
-            same = torch.equal(mine, theirs)
-        else:
-            finite = torch.isfinite(theirs)
-            same = torch.equal(torch.isfinite(mine), finite)
-            if same and bool(finite.any()):
-                scale = theirs[finite].abs().max().double()
-                difference = (mine[finite].double() - theirs[finite].double()).abs().max()
-                same = bool(difference <= _DIFFERENCE.get(theirs.dtype, 0.1) * scale)
-        if not same:
-            raise Unsupported("the captured graph gave another result than the model")

@@ -47,13 +47,17 @@ class _ExchangeFunctions(Exchange):
         return own(*args, **{name: value for name, value in kwargs.items() if name != "inplace"})
 
 
+def saved_tensors_are_hooked() -> bool:
+    return _saved_tensors_hooks(True) is not None
+
+
 def _may_stand_in(own, args: tuple, kwargs: dict) -> bool:
     first = args[0] if args else next(iter(kwargs.values()), None)
     if type(first) is not torch.Tensor or not first.is_floating_point() or kwargs.get("inplace"):
         return False
     # Checkpointing runs a part of the model again in backward, perhaps outside of any forward, and wants to see the
     # same tensors saved and the same random numbers. It sets such hooks.
-    if _saved_tensors_hooks(True) is not None:
+    if saved_tensors_are_hooked():
         return False
     if own is F.scaled_dot_product_attention:
         return (args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)) == 0.0

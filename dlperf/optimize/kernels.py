@@ -80,6 +80,7 @@ _FAST = {
     aten.div.Tensor: torch.div,
     aten.sigmoid.default: torch.sigmoid,
     aten.cat.default: torch.cat,
+    aten._foreach_add_.Scalar: torch._foreach_add_,
 }
 
 

@@ -17,9 +17,10 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import backends
+from ..backends import cpu
 from ..nn import functional as F
 from ..ops._frame import OPERATORS
-from . import kernels
+from . import kernels, recorded
 from .capture import Program
 from .codegen import Code
 from .prepared import Step, Value, Weights, leaves
@@ -91,9 +92,12 @@ class _Recorder:
     def is_constant(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage().data_ptr() in self.constant_memory
 
-    def new_value(self, tensor: Tensor, root: Value | None = None, constant: bool = False) -> Value:
+    def new_value(self, tensor: Tensor, base: Tensor | None = None, constant: bool = False) -> Value:
+        """``base``: whose memory the tensor is a view of."""
         example = (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        root = None if base is None else self.refer(base)
         value = Value(f"v{self.count}", root, tensor if constant else None, example, fixed=constant)
+        value.offset = 0 if base is None else tensor.data_ptr() - base.data_ptr()
         self.count += 1
         if constant:
             self.constant_memory.add(tensor.untyped_storage().data_ptr())
@@ -161,8 +165,13 @@ class _Recorder:
                 args = ([self.plainly_strided(t) for t in args[0]], *args[1:])
             elif target in _PADS:
                 args = (self.plainly_strided(args[0]), *args[1:])
-            result = target(*args, **kwargs)
-            self.step(target, args, kwargs, result)
+            calls = None
+            if _is_recorded(target, args, kwargs):
+                with recorded.tape() as calls:
+                    result = getattr(backends.load("cpu"), target._schema.name.partition("::")[2])(*args)
+            else:
+                result = target(*args, **kwargs)
+            self.step(target, args, kwargs, result, calls)
             return result
         if getattr(F, getattr(target, "__name__", ""), None) is target:
             with _Watch(self):
@@ -182,37 +191,57 @@ class _Recorder:
         self.step(torch.ops.aten.as_strided.default, args, {}, result)
         return result
 
-    def step(self, target, args, kwargs, result) -> None:
+    def step(self, target, args, kwargs, result, calls: list | None = None) -> None:
+        """``calls``: of kernels, where they were recorded."""
         results = result if isinstance(result, (tuple, list)) else [result]
-        if not any(isinstance(r, Tensor) for r in results):
+        writes = target._schema.is_mutable
+        if writes:
+            results = []
+        elif not any(isinstance(r, Tensor) for r in results):
             return
         operands = [t for t in leaves((args, kwargs), Tensor) if t.numel()]
         name = target._schema.name.partition("::")[2]
         if len(results) == 1 and any(results[0] is t for t in operands):
             return  # nothing was done
+        function, served_by = target, "torch"
+        if target.namespace == "dlperf":
+            module = backends.select(name, tuple(args))
+            served_by = backends.short_name(module)
+            self.record.traced.append((name, served_by))
+            function = _backend_function(module, name)
+        kernel_calls = None if calls is None else recorded.prepare(calls, tuple(args), results)
+        whole, slices = _in_one_memory(results) if kernel_calls else (None, [])
         outs, aliases = [], True
+        if whole is not None:
+            outs.append(self.new_value(whole))
+            aliases = False
         for r in results:
             if not isinstance(r, Tensor):
                 outs.append(None)
+                continue
+            if any(r is s for s in slices):
                 continue
             known = self.value_of(r)
             if known is not None:
                 raise Unsupported(f"{target} returns its own argument among others")
             base = next((t for t in operands if _shares_memory(r, t)), None)
             aliases = aliases and base is not None
-            outs.append(self.new_value(r, root=None if base is None else self.value_of(base)))
-        function, served_by, prepared = target, "torch", None
-        if target.namespace == "dlperf":
-            module = backends.select(name, tuple(args))
-            served_by = backends.short_name(module)
-            self.record.traced.append((name, served_by))
-            function = _backend_function(module, name)
-        if not any(o is not None and o.root is not None for o in outs):
+            outs.append(self.new_value(r, base))
+        aliases = aliases and not writes
+        views = [self.new_value(s, whole) for s in slices]
+        prepared = None
+        if whole is None and not writes and not any(o is not None and o.root is not None for o in outs):
             prepared = kernels.prepare(target, served_by, tuple(args), kwargs, result, self.weights)
-            if prepared is not None:
-                prepared = prepared.referring(self.refer)
-        many = isinstance(result, (tuple, list))
+        prepared, *further = [prepared] if prepared is not None else kernel_calls or [None]
+        many = not writes and isinstance(result, (tuple, list))
+        if prepared is not None:
+            prepared = prepared.referring(self.refer)
         self.add_step(name, function, args, kwargs, outs, many=many, aliases=aliases, prepared=prepared)
+        for call in further:
+            self.add_step(name, function, args, kwargs, [], many=False, prepared=call.referring(self.refer))
+        for view, s in zip(views, slices, strict=True):
+            place = (whole, view.offset // s.itemsize, tuple(s.shape), tuple(s.stride()))
+            self.add_step("slice", _slice_of, place, {}, [view], many=False, aliases=True)
         self.record.work.append(Work(f"{target.namespace}.{name}", served_by, multiply_adds(name, args, result)))
 
     def add_step(self, name, function, args, kwargs, outs, many, aliases=False, prepared=None):
@@ -238,6 +267,28 @@ def _indexes_by_position(target, args) -> bool:
     if target is not torch.ops.aten.index.Tensor:
         return False
     return all(i is None or i.dtype not in (torch.bool, torch.uint8) for i in args[1])
+
+
+def _is_recorded(target, args, kwargs) -> bool:
+    """Whether the operator's kernels are called directly, on a tape, and not by way of the dispatcher."""
+    name = target._schema.name.partition("::")[2]
+    if target.namespace != "dlperf" or kwargs or name not in recorded.OPERATORS or cpu.C is None:
+        return False
+    return backends.short_name(backends.select(name, tuple(args))) == "cpu"
+
+
+def _in_one_memory(results) -> tuple[Tensor | None, list[Tensor]]:
+    """Results that share memory with each other, behind one flat tensor of all of it."""
+    tensors = [r for r in results if isinstance(r, Tensor) and r.numel()]
+    shared = [r for r in tensors if any(_shares_memory(r, other) for other in tensors if other is not r)]
+    if not shared or not all(_shares_memory(shared[0], r) for r in shared):
+        return None, []
+    first = shared[0]
+    return first.as_strided((first.untyped_storage().nbytes() // first.itemsize,), (1,), 0), shared
+
+
+def _slice_of(whole: Tensor, start: int, size: tuple, stride: tuple) -> Tensor:
+    return whole[start:].as_strided(size, stride)
 
 
 def _backend_function(module, name: str):

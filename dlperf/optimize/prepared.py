@@ -57,16 +57,24 @@ class Value:
     example: tuple | None = None  # size, stride, dtype
     fixed: bool = False  # at the same address in every call
     last_use: int = -1
+    offset: int = 0  # bytes from where its root starts
 
     def memory(self) -> Value:
-        value = self
+        return self.placed()[0]
+
+    def placed(self) -> tuple[Value, int]:
+        """The value whose memory this is, and bytes from where that starts."""
+        value, offset = self, 0
         while value.root is not None:
+            offset += value.offset
             value = value.root
-        return value
+        return value, offset
 
 
 @dataclass(eq=False)
 class Step:
+    """A call. Without ``outs`` it writes into its arguments, or goes on with what the step before began."""
+
     name: str
     function: object
     args: tuple

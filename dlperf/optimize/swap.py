@@ -16,6 +16,7 @@ from torch import nn as torch_nn
 from ..nn import LAYERS
 from .functions import exchanging_class, original_class
 
+PLANS = "_dlperf_training"  # the attribute that holds a model's captured training steps
 _SHARED = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 
 # Wrappers that hold hooks or compiled code for the very modules inside them.
@@ -68,6 +69,7 @@ def _copy(module: torch_nn.Module, copies: dict[int, torch_nn.Module], class_of:
     copy = new_class.__new__(new_class)
     copies[id(module)] = copy
     state = dict(module.__dict__)
+    state.pop(PLANS, None)
     for name, value in state.items():
         if name not in _SHARED and name != "_modules" and type(value) in (dict, OrderedDict):
             state[name] = value.copy()

@@ -11,6 +11,7 @@ from .layout import channels_last, free_views
 from .lower import lower_aten, lower_torch_functions, recognise_activations
 from .projections import join_projections
 from .recurrent import lower_recurrent
+from .training import count_batches, fuse_batch_norm_relu, remove_copies
 
 # In order. Weights are changed first, then operators exchanged, then what follows them fused in.
 INFERENCE = (
@@ -33,6 +34,9 @@ INFERENCE = (
 
 # For graphs of torch.compile: parameters are inputs there, and change from call to call.
 COMPILE = (lower_torch_functions, gather_statistics, fuse_residuals, fuse_activations)
+
+# For a training step, forward and backward in one graph.
+TRAINING = (remove_copies, count_batches, fuse_batch_norm_relu)
 
 
 def run(graph, passes) -> dict[str, int]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import fx
 
 from ._graph import arguments, aten, call, dtype, may_alias, replace, same_shape
 
 
-def make_functional(graph: fx.Graph) -> bool:
-    """Rewrites the graph without in-place operators and returns True, or leaves it as it is and returns False."""
+def make_functional(graph: fx.Graph, effects: Collection[fx.Node] = ()) -> bool:
+    """Rewrites the graph without in-place operators and returns True, or leaves it as it is and returns False.
+
+    ``effects``: those that stay, which write into memory that the rest of the graph does not write into.
+    """
     order = {node: index for index, node in enumerate(graph.nodes)}
     memory: dict[fx.Node, fx.Node] = {}  # whose memory a result is in
     same: set[fx.Node] = set()  # results that are that memory as a whole: what in-place operators return
     members: dict[fx.Node, list[fx.Node]] = {}
     writes: list[tuple[fx.Node, object]] = []
+    items: dict[tuple, fx.Node] = {}
     for node in graph.nodes:
         if node.op == "get_attr":
             return False
@@ -23,6 +29,8 @@ def make_functional(graph: fx.Graph) -> bool:
             if not isinstance(node.target, torch._ops.OpOverload):
                 if node.target.__module__ != "_operator":
                     return False
+            elif node in effects:
+                pass
             elif node.target._schema.is_mutable:
                 functional = _functional(node)
                 if functional is None or not (memory[node.args[0]] is node.args[0] or node.args[0] in same):
@@ -30,6 +38,8 @@ def make_functional(graph: fx.Graph) -> bool:
                 same.add(node)
                 writes.append((node, functional))
                 source = memory[node.args[0]]
+            elif _is_item_of_new(node):
+                source = items.setdefault(node.args, node)
             elif may_alias(node) and node.all_input_nodes:
                 roots = {memory[n] for n in node.all_input_nodes}
                 if len(roots) > 1 and writes:
@@ -56,6 +66,14 @@ def make_functional(graph: fx.Graph) -> bool:
     return True
 
 
+def _is_item_of_new(node: fx.Node) -> bool:
+    """One of several results, each in memory of its own."""
+    if getattr(node.target, "__name__", "") != "getitem" or not isinstance(node.args[0], fx.Node):
+        return False
+    made = node.args[0]
+    return made.op == "call_function" and isinstance(made.target, torch._ops.OpOverload) and not may_alias(made)
+
+
 def _functional(node: fx.Node):
     """The operator that computes what an in-place one writes, or None where the two may differ."""
     name, overload = node.target._schema.name.partition("::")[2], node.target._overloadname
@@ -72,4 +90,4 @@ def _functional(node: fx.Node):
     scalars = all(not isinstance(v, complex) for v in given.values())
     if kinds != {dtype(node)} or not floating or not scalars:
         return None  # the functional operator may promote where the other keeps its dtype
-    return functional if [a.name for a in functional._schema.arguments] == list(given) else None
+    return functional if {a.name for a in functional._schema.arguments} == set(given) else None

@@ -1,0 +1,428 @@
+"""``optimize(model, mode="train")``: a model whose training step, once seen, runs as two sequences of kernels.
+
+Calls of a kind are served layer by layer until one has been seen twice. The second is traced (:mod:`.joint`), its graphs
+become plans (:mod:`.plan`), and from the third on one autograd function runs the forward plan, and the backward plan
+when the gradients come. What a plan takes for granted is looked at in every call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import types
+import weakref
+from collections import Counter
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+import torch
+from torch import Tensor
+from torch import nn as torch_nn
+
+from .. import backends, memory
+from ..backends import cpu
+from ..precision import strict
+from . import watch
+from .engine import MOST_CAPTURES, MOST_PLANS, Fallback
+from .functions import exchanging_class, original_class, saved_tensors_are_hooked
+from .joint import Held, Joint, as_it_runs, own_copy, trace
+from .plan import Plan
+from .structure import Unsupported, build_result, flatten_result, objects_in, rebuild_arguments, signature
+from .swap import PLANS
+from .work import CountWork, Work
+
+_SIMPLE = (bool, int, float, str, tuple, type(None))
+_requires_grad = attrgetter("requires_grad")
+
+
+class _Step:
+    """One kind of call: its two plans, and how the model's result is built."""
+
+    def __init__(self, joint: Joint, forward: Plan, backward: Plan, template, results: list, wanted: list[bool]):
+        self.forward, self.backward, self.template = forward, backward, template
+        self.count = joint.results
+        self.notes, self.draws = joint.notes, joint.draws
+        self.differentiable = [r.requires_grad for r in results]
+        # A gradient comes in whatever layout the loss gives it; the plan knows its result's.
+        self.layouts = [(r.dtype, r.shape, r.stride()) for r in results]
+        self.wanted = wanted
+        self.work = forward.work + backward.work
+
+    def gradients(self, grads) -> list[Tensor]:
+        found = []
+        for grad, wants, (dtype, shape, stride) in zip(grads, self.differentiable, self.layouts, strict=True):
+            if not wants:
+                continue
+            if grad.dtype is not dtype or grad.stride() != stride:
+                grad = torch.empty_strided(shape, stride, dtype=dtype).copy_(grad)
+            found.append(grad)
+        return found
+
+
+class _Run(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, step: _Step, training: Training, call: tuple, *tensors):
+        flat = step.forward(list(tensors))
+        results = flat[: step.count]
+        ctx.step, ctx.training, ctx.call, ctx.given = step, training, call, tensors
+        ctx.save_for_backward(*flat[step.count :])
+        ctx.mark_non_differentiable(*(r for r, d in zip(results, step.differentiable, strict=True) if not d))
+        return results
+
+    @staticmethod
+    def backward(ctx, *grads):
+        step = ctx.step
+        if torch.is_grad_enabled():
+            return (None, None, None, *ctx.training.differentiable_gradients(step, ctx.call, ctx.given, grads))
+        found = step.backward([*ctx.saved_tensors, *step.gradients(grads)])
+        return (None, None, None, *found)
+
+
+@dataclass
+class _Seen:
+    work: list[Work] = field(default_factory=list)
+
+
+class Training:
+    """The plans of one model, by kind of call."""
+
+    def __init__(self, model: torch_nn.Module):
+        self._model = weakref.ref(model)
+        self.lock = threading.RLock()
+        self.captures = 0
+        self.uncaptured: Counter[str] = Counter()
+        self.forget()
+
+    def serves(self, model: torch_nn.Module) -> bool:
+        return self._model() is model
+
+    def __reduce__(self):
+        return _nothing, ()  # copies and pickles of the model begin anew
+
+    def forget(self) -> None:
+        with self.lock:
+            self.plans: dict = {}
+            self._watch(self._model())
+
+    # --- one call ---
+
+    def __call__(self, layers, args: tuple, kwargs: dict):
+        reason = self._why_not()
+        tensors: list[Tensor] = []
+        if reason is None:
+            try:
+                key = signature((args, kwargs), tensors)
+            except Unsupported as unsupported:
+                reason = str(unsupported)
+            except TypeError:
+                reason = "an input can't be told from others (it has no hash)"
+        if reason is not None:
+            if reason:
+                self.uncaptured[reason] += 1
+            return layers(*args, **kwargs)
+        if not self._unchanged():
+            self.forget()
+        autocast = (torch.get_autocast_dtype("cpu"),) if torch.is_autocast_enabled("cpu") else None
+        wanted = tuple(map(_requires_grad, self._given)), tuple(map(_requires_grad, tensors))
+        state = backends.named(), cpu.C.isa(), torch.get_num_threads(), strict()
+        key = (key, autocast, wanted, *state)
+        step = self.plans.get(key)
+        if type(step) is not _Step:
+            return self._without_plan(key, step, layers, args, kwargs, tensors, autocast)
+        traced = backends._state.trace
+        if traced is not None:
+            traced.extend(step.forward.traced)
+        call = (args, kwargs, tensors, autocast)
+        results = _Run.apply(step, self, call, *self._given, *tensors)
+        return build_result(step.template, results)
+
+    def _why_not(self) -> str | None:
+        """Why this call is not one for a plan; "" where nobody would expect one."""
+        model = self._model()
+        if not model.training or not torch.is_grad_enabled():
+            return ""
+        if self._unfit is not None:
+            return self._unfit
+        if saved_tensors_are_hooked():
+            return "saved tensors are hooked, as under activation checkpointing"
+        if torch.is_anomaly_enabled():
+            return "anomaly detection is on"
+        if torch.are_deterministic_algorithms_enabled():
+            return "torch's deterministic mode is on"
+        return watch.why_not_plain(autocast=True)
+
+    def _without_plan(self, key, seen, layers, args, kwargs, tensors, autocast):
+        if type(seen) is Fallback:
+            return layers(*args, **kwargs)
+        with self.lock:
+            if key not in self.plans:
+                while len(self.plans) >= MOST_PLANS:
+                    del self.plans[next(iter(self.plans))]
+                self.plans[key] = _Seen()
+                return layers(*args, **kwargs)
+            if type(self.plans[key]) is not _Seen:
+                return self(layers, args, kwargs)
+            model = self._model()
+            before = watch.python_state(model), [watch.version(t) for t in (*self._given, *tensors)]
+            buffers, rng = [b.clone() for b in self._held.buffers], torch.get_rng_state()
+            with CountWork() as counted:
+                result = layers(*args, **kwargs)
+            try:
+                self._check_effects(model, *before, tensors, result)
+                if self.captures >= MOST_CAPTURES:
+                    raise Unsupported(f"{MOST_CAPTURES} kinds of calls were captured already")
+                self.captures += 1
+                after = torch.get_rng_state()
+                with torch.random.fork_rng(devices=[]):
+                    step = self._capture(model, args, kwargs, tensors, result, autocast, buffers, rng, after)
+            except Unsupported as reason:
+                step = Fallback(str(reason), counted.work)
+            except Exception as error:  # the layers have served the call: a graph that nobody foresaw must not fail it
+                step = Fallback(f"the capture failed: {type(error).__name__}: {error}"[:300], counted.work)
+            self.plans[key] = step
+            memory.empty_cache()
+        return result
+
+    def _check_effects(self, model, state, versions, tensors, result) -> None:
+        changed = watch.changed_attribute(state, model)
+        if changed is not None:
+            raise Unsupported(f"the model changes its attribute {changed}")
+        now = [watch.version(t) for t in (*self._given, *tensors)]
+        first = len(self._held.parameters)
+        last = first + len(self._held.buffers)
+        if versions[:first] != now[:first] or versions[last:] != now[last:]:
+            raise Unsupported("the model writes into its parameters or its input")
+        kept = {id(v) for m in model.modules() for v in m.__dict__.values()}
+        if any(id(o) in kept for o in objects_in(result)):
+            raise Unsupported("the model returns an object that it keeps")
+
+    # --- capture ---
+
+    def _capture(self, model, args, kwargs, tensors, result, autocast, buffers, rng, rng_after) -> _Step:
+        expected: list = []
+        template = flatten_result(result, expected)
+        if not all(isinstance(r, Tensor) and type(r) is Tensor and r.is_cpu for r in expected):
+            raise Unsupported("a result is no plain tensor on the CPU")
+        if not any(r.requires_grad for r in expected):
+            raise Unsupported("no result requires a gradient")
+        memories = [t.untyped_storage().data_ptr() for t in (*expected, *self._given, *tensors) if t.numel()]
+        if len(set(memories[: len(expected)])) < len(expected) or set(memories[: len(expected)]) & set(
+            memories[len(expected) :]
+        ):
+            raise Unsupported("a result shares memory with another, with an input or with a parameter")
+
+        torch.set_rng_state(rng)
+        values = [*self._held.parameters, *buffers, *tensors]
+        joint = trace(model, args, kwargs, tensors, expected, autocast, buffers)
+        with torch.no_grad():
+            saved = [None] * (len(joint.forward.outputs) - joint.results)
+            forward = Plan(joint.forward, [t.detach() for t in _cloned(values, buffers)], [*expected, *saved])
+            torch.set_rng_state(rng)
+            flat = forward([t.detach() for t in _cloned(values, buffers)])
+            generator = torch.Generator().manual_seed(0)
+            gradients = [torch.empty_like(r).normal_(generator=generator) for r in expected if r.requires_grad]
+            saved = list(flat[joint.results :])
+            wanted = [*map(_requires_grad, self._given), *map(_requires_grad, tensors)]
+            backward = Plan(joint.backward, [*saved, *gradients], [None] * len(wanted))
+            step = _Step(joint, forward, backward, template, expected, wanted)
+            self._check(step, model, args, kwargs, tensors, values, buffers, gradients, rng, rng_after, autocast)
+        return step
+
+    def _check(self, step, model, args, kwargs, tensors, values, buffers, gradients, rng, rng_after, autocast) -> None:
+        """Raises Unsupported unless the plans do what the layers do: results, buffers, random numbers, gradients."""
+        torch.set_rng_state(rng)
+        mine = _cloned(values, buffers)
+        flat = step.forward([t.detach() for t in mine])
+        same_draws = torch.equal(torch.get_rng_state(), rng_after)
+        found = step.backward([*flat[step.count :], *gradients])
+
+        own = own_copy(model)
+        held = Held(own)
+        theirs = [t.detach().requires_grad_(w) for t, w in zip(_cloned(values, buffers), step.wanted, strict=True)]
+        first, last = len(held.parameters), len(held.parameters) + len(held.buffers)
+        held.put(theirs[:first], theirs[first:last])
+        torch.set_rng_state(rng)
+        with torch.enable_grad(), as_it_runs(autocast):
+            given = rebuild_arguments((args, kwargs), iter(theirs[last:]))
+            expected: list = []
+            flatten_result(own(*given[0], **given[1]), expected)
+        sources = [t for t, w in zip(theirs, step.wanted, strict=True) if w]
+        roots = [r for r in expected if r.requires_grad]
+        wanted = iter(torch.autograd.grad(roots, sources, gradients, allow_unused=True))
+        if not same_draws:
+            raise Unsupported("the captured step draws other random numbers than the model")
+        watch.check_same(flat[: step.count], [r.detach() for r in expected])
+        watch.check_same(mine[first:last], [t.detach() for t in theirs[first:last]])
+        pairs = [(g, next(wanted) if w else None) for g, w in zip(found, step.wanted, strict=True)]
+        if any((g is None) != (r is None) for g, r in pairs):
+            raise Unsupported("the captured step gives other gradients than the model")
+        _check_gradients([(g, r) for g, r in pairs if g is not None], autocast is not None or any(r.dtype.itemsize < 4 for r in roots))
+
+    def differentiable_gradients(self, step: _Step, call, given, grads) -> list:
+        """The gradients as a graph of their own (create_graph=True): the model runs again, layer by layer."""
+        args, kwargs, tensors, autocast = call
+        if step.draws:
+            raise RuntimeError(
+                "a gradient of a gradient was asked for (create_graph=True) of a captured step that draws random "
+                "numbers, which can't be drawn again: use dlperf.optimize(model, capture=False)"
+            )
+        own = own_copy(self._model())
+        held = Held(own)
+        first, last = len(held.parameters), len(held.parameters) + len(held.buffers)
+        # Aliases, so that what is passed twice gets a gradient for each place.
+        theirs = [t.view_as(t) if w else t for t, w in zip(given, step.wanted, strict=True)]
+        held.put(theirs[:first], [b.clone() for b in theirs[first:last]])
+        with torch.enable_grad(), as_it_runs(autocast):
+            again = rebuild_arguments((args, kwargs), iter(theirs[last:]))
+            results: list = []
+            flatten_result(own(*again[0], **again[1]), results)
+        pairs = [(r, g) for r, g, d in zip(results, grads, step.differentiable, strict=True) if d]
+        sources = [t for t, w in zip(theirs, step.wanted, strict=True) if w]
+        found = iter(
+            torch.autograd.grad(
+                [r for r, _ in pairs], sources, [g for _, g in pairs], allow_unused=True, create_graph=True
+            )
+        )
+        return [next(found) if w else None for w in step.wanted]
+
+    # --- what makes plans stale ---
+
+    def _watch(self, model: torch_nn.Module) -> None:
+        """Remembers every parameter, buffer, submodule and plain attribute, and where the tensors lie."""
+        slots = [
+            (d, k, v) for m in model.modules() for d in (m._parameters, m._buffers, m._modules) for k, v in d.items()
+        ]
+        slots += [(m.__dict__, k, v) for m in model.modules() for k, v in m.__dict__.items() if type(v) in _SIMPLE]
+        self._slots = tuple(zip(*slots, strict=True)) if slots else ((), (), ())
+        below = [m for m in model.modules() if m is not model]
+        self._hooks = tuple(
+            d for m in below for d in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
+        )
+        self._hook_counts = tuple(map(len, self._hooks))
+        self._held = Held(model)
+        self._given = [*self._held.parameters, *self._held.buffers]
+        self._places = [t.data_ptr() for t in self._given] if self._plain() else []
+        self._kinds = [_kind(t) for t in self._given]
+        self._unfit = self._why_unfit(model)
+
+    def _plain(self) -> bool:
+        return all(type(t) in (Tensor, torch_nn.Parameter) and t.layout is torch.strided for t in self._given)
+
+    def _why_unfit(self, model) -> str | None:
+        if not self._plain():
+            return "a parameter or buffer is no plain tensor"
+        if cpu.C is None or not all(t.is_cpu for t in self._given):
+            return "only on the CPU are steps captured"
+        if backends.named() not in (None, "cpu"):
+            return f"the backend {backends.named()!r} was asked for"
+        if any(self._hook_counts):
+            return "a submodule has a hook"
+        if any(torch_nn.utils.parametrize.is_parametrized(m) for m in model.modules()):
+            return "the model is parametrized"
+        return None
+
+    def _unchanged(self) -> bool:
+        if not (watch.holds(*self._slots) and watch.have_sizes(self._hooks, self._hook_counts)):
+            return False
+        places = [t.data_ptr() for t in self._given]
+        if places != self._places:
+            if [_kind(t) for t in self._given] != self._kinds:
+                return False
+            self._places = places
+        return True
+
+
+# Of a gradient's norm. Plans fuse what layers round in between: in 16 bits masks of ReLU flip, and each flip is a whole
+# term, so that deep networks' gradients differ by tens of percent where both are right.
+_GRADIENT_DIFFERENCE = {"wide": 1e-2, "narrow": 0.5}
+
+
+def _check_gradients(pairs: list[tuple[Tensor, Tensor]], narrow: bool) -> None:
+    """Raises Unsupported where gradients differ by more than rounding explains."""
+    allowed = _GRADIENT_DIFFERENCE["narrow" if narrow else "wide"]
+    whole = torch.stack([r.double().norm() for _, r in pairs]).norm()
+    for mine, theirs in pairs:
+        if mine.shape != theirs.shape or mine.dtype is not theirs.dtype:
+            raise Unsupported("the captured step gives gradients of another shape or dtype than the model")
+        if not torch.equal(torch.isfinite(mine), torch.isfinite(theirs)):
+            raise Unsupported("the captured step gives infinite gradients where the model does not, or the reverse")
+        difference = (mine.double() - theirs.double()).nan_to_num().norm()
+        if difference > allowed * (theirs.double().nan_to_num().norm() + 1e-3 * whole.nan_to_num()):
+            raise Unsupported("the captured step gives other gradients than the model")
+
+
+def _kind(t: Tensor) -> tuple:
+    return t.dtype, t.device, t.shape, t.stride()
+
+
+def _cloned(values: list[Tensor], buffers: list[Tensor]) -> list[Tensor]:
+    """The values, with copies of the buffers among them."""
+    own = {id(b) for b in buffers}
+    return [v.clone() if id(v) in own else v for v in values]
+
+
+def _nothing() -> None:
+    return None
+
+
+# --- the class ---
+
+
+_CLASSES: weakref.WeakValueDictionary[type, type] = weakref.WeakValueDictionary()
+
+
+def capture_training(model: torch_nn.Module) -> torch_nn.Module:
+    """Makes a model with dlperf's layers run its training steps from plans. Gives the same object back."""
+    if model._modules:  # a single layer is a kernel already
+        with contextlib.suppress(TypeError):  # a class that can't be subclassed by program, or has other slots
+            model.__class__ = _capturing_class(type(model))
+    return model
+
+
+def _capturing_class(kind: type) -> type:
+    """A subclass, of the same name, whose forward is looked up among its plans first."""
+    if kind not in _CLASSES:
+        layers = kind.forward
+
+        def forward(self, *args, **kwargs):
+            if torch.compiler.is_compiling() or type(self).forward is not forward:
+                return layers(self, *args, **kwargs)
+            training = self.__dict__.get(PLANS)
+            if training is None or not training.serves(self):
+                training = self.__dict__[PLANS] = Training(self)
+            return training(types.MethodType(layers, self), args, kwargs)
+
+        body = {
+            "__module__": kind.__module__,
+            "__qualname__": kind.__qualname__,
+            "__doc__": kind.__doc__,
+            "__reduce_ex__": _reduce,
+            "_dlperf_original": original_class(kind),
+            "_dlperf_layers": kind,
+            "forward": forward,
+        }
+        _CLASSES[kind] = types.new_class(kind.__name__, (kind,), exec_body=lambda namespace: namespace.update(body))
+    return _CLASSES[kind]
+
+
+def _new(kind: type, *args):
+    made = _capturing_class(exchanging_class(kind))
+    return made.__new__(made, *args)
+
+
+def _reduce(self, protocol):
+    """Pickles find the user's class by its name; the subclass is made again."""
+    kind = original_class(type(self))
+    make, args, *rest = kind.__reduce_ex__(self, protocol)
+    if args and args[0] is type(self):
+        make, args = _new, (kind, *args[1:])
+    return (make, args, *rest)
+
+
+def training_of(model: torch_nn.Module) -> Training | None:
+    """The plans of a model that captures its training steps, or None."""
+    found = model.__dict__.get(PLANS)
+    return found if found is not None and found.serves(model) else None
+
+
+__all__ = ["Training", "capture_training", "training_of"]
