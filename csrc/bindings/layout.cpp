@@ -34,4 +34,12 @@ void bind_layout(py::module_& m) {
         py::arg("src"), py::arg("dst"), py::arg("n"), py::arg("h"), py::arg("w"), py::arg("bytes"), py::arg("top"),
         py::arg("bottom"), py::arg("left"), py::arg("right"),
         "dst[n, top + h + bottom, left + w + right]: src, zero around it; bytes are a pixel's.");
+    def_step(
+        m, "copy_rows",
+        +[](Address src, int64_t step, Address dst, int64_t rows, int64_t bytes) {
+            DLPERF_DISPATCH(layout_table)
+                .copy_rows(as_pointer<const void>(src), step, as_pointer<void>(dst), rows, bytes);
+        },
+        py::arg("src"), py::arg("step"), py::arg("dst"), py::arg("rows"), py::arg("bytes"),
+        "Rows of `bytes` bytes, `step` bytes apart in src and next to each other in dst.");
 }

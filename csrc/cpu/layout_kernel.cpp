@@ -238,8 +238,24 @@ void pad(const void* src, void* dst, int64_t n, int64_t h, int64_t w, int64_t by
     });
 }
 
+void copy_rows(const void* src, int64_t step, void* dst, int64_t rows, int64_t bytes) {
+    if (bytes == 0) return;
+    parallel_for(
+        rows * bytes, 1 << 15,
+        [&](int64_t begin, int64_t end) {
+            for (int64_t row = begin / bytes; row * bytes < end; ++row) {
+                const int64_t first = row * bytes;
+                const int64_t from = begin > first ? begin - first : 0,
+                              to = (end < first + bytes ? end - first : bytes);
+                std::memcpy(static_cast<char*>(dst) + first + from, static_cast<const char*>(src) + row * step + from,
+                            size_t(to - from));
+            }
+        },
+        64);
+}
+
 }  // namespace
 
-const LayoutTable layout_table = {transpose, concatenate, pad};
+const LayoutTable layout_table = {transpose, concatenate, pad, copy_rows};
 
 }  // namespace dlperf::DLPERF_ISA_NS

@@ -328,3 +328,14 @@ def _upsample(args, y, weights):
     (n, c, *small), large = x.shape, y.shape[2:]
     shape, keep = upsampling(n, c, tuple(small), tuple(large), y.dtype, layout is _LAST, *rest)
     return Prepared(cpu.C.upsample_forward, (shape, Address(x), Address(y), _SCRATCH), shape.workspace(), keep=keep)
+
+
+@prepares("upsample_bwd")
+def _upsample_bwd(args, gx, weights):
+    gy, _, *rest = args
+    layout = image_format(gx)
+    if not gy.is_contiguous(memory_format=layout) or not gx.is_contiguous(memory_format=layout):
+        return None
+    (n, c, *small), large = gx.shape, gy.shape[2:]
+    shape, keep = upsampling(n, c, tuple(small), tuple(large), gx.dtype, layout is _LAST, *rest)
+    return Prepared(cpu.C.upsample_backward, (shape, Address(gy), Address(gx), _SCRATCH), shape.workspace(), keep=keep)

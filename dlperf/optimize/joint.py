@@ -35,14 +35,12 @@ class Joint:
             parameters, buffers and inputs, None where there is none.
         results: how many the model's are.
         notes: what each pass did.
-        draws: whether the forward draws random numbers.
     """
 
     forward: Program
     backward: Program
     results: int
     notes: dict[str, int] = field(default_factory=dict)
-    draws: bool = False
 
 
 class Held:
@@ -86,8 +84,8 @@ _ACTIVATIONS = (
 )
 
 
-def trace(model: torch_nn.Module, args, kwargs, tensors: list[Tensor], results: list, autocast, buffers) -> Joint:
-    """The graphs of one call.
+def trace(model: torch_nn.Module, args, kwargs, tensors: list[Tensor], results: list, autocast, buffers) -> Traced:
+    """The graph of one call, both directions in one.
 
     Args:
         model: in the mode it is to train in. It is not touched.
@@ -130,7 +128,7 @@ def trace(model: torch_nn.Module, args, kwargs, tensors: list[Tensor], results: 
         raise
     except Exception as error:  # whatever a model's code and the tracer make of each other
         raise Unsupported(f"the step can't be traced: {type(error).__name__}: {error}"[:300]) from error
-    return _split(_plain_graph(graph), len(held.parameters), len(held.buffers), len(tensors), len(results))
+    return Traced(_plain_graph(graph), len(held.parameters), len(held.buffers), len(tensors), len(results))
 
 
 def _alias(tensor: Tensor) -> Tensor:
@@ -155,63 +153,84 @@ def _plain_graph(module: fx.GraphModule) -> fx.Graph:
     return graph
 
 
-def _split(graph: fx.Graph, parameters: int, buffers: int, inputs: int, results: int) -> Joint:
-    given = [n for n in graph.nodes if n.op == "placeholder" and "constant" not in n.meta]
-    first, gradients = given[: parameters + buffers + inputs], given[parameters + buffers + inputs :]
-    state = set(given[parameters : parameters + buffers])
-    effects = _effects(graph, state)
-    if not make_functional(graph, effects):
-        raise Unsupported("the model writes into tensors in place")
-    notes = passes.run(graph, passes.TRAINING)
-    effects = _effects(graph, state)
-    output = next(n for n in reversed(graph.nodes) if n.op == "output")
-    flat = list(_flat(output.args[0]))
-    outs, grads = flat[:results], flat[results:]
+class Traced:
+    """The joint graph of a step: parameters, buffers, inputs and gradients in, results and gradients out."""
 
-    late = set(gradients)
-    for node in graph.nodes:
-        if node.op == "call_function" and any(n in late for n in node.all_input_nodes):
-            late.add(node)
-    if any(n in late for n in (*outs, *effects)):
-        raise Unsupported("the backward pass writes into the model's buffers")
-    back = _Side(graph)
-    for node in gradients:
-        back.take(node)
-    saved = _Saved(late)
-    needed = _ancestors([g for g in grads if g is not None], late)
-    for node in graph.nodes:
-        if node in needed and node.op != "placeholder":
-            saved.read(node.all_input_nodes)
-    saved.read([g for g in grads if isinstance(g, fx.Node) and g not in late])
-    written = {n for e in effects for n in e.all_input_nodes if n in state}
-    if written & set(saved.roots):
-        raise Unsupported("the backward pass reads a buffer that the forward pass writes")
+    def __init__(self, graph: fx.Graph, parameters: int, buffers: int, inputs: int, results: int):
+        self.graph, self.results = graph, results
+        given = [n for n in graph.nodes if n.op == "placeholder" and "constant" not in n.meta]
+        last = parameters + buffers
+        self.given, self.gradients, self.state = (
+            given[: last + inputs],
+            given[last + inputs :],
+            set(given[parameters:last]),
+        )
+        if not make_functional(graph, _effects(graph, self.state)):
+            raise Unsupported("the model writes into tensors in place")
+        self.notes = passes.run(graph, passes.TRAINING)
 
-    front = _Side(graph)
-    for node in first:
-        front.take(node)
-    keep = _ancestors([*(o for o in outs if o is not None), *saved.roots, *effects], None)
-    for node in graph.nodes:
-        if node in keep and node not in front.copied:
+    @property
+    def draws(self) -> bool:
+        """Whether random numbers are drawn."""
+        return any(torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ()) for n in self.graph.nodes)
+
+    def fuse(self) -> int:
+        """Fuses operators, which changes roundings; how often."""
+        counts = passes.run(self.graph, passes.TRAINING_FUSIONS)
+        self.notes |= counts
+        return sum(counts.values())
+
+    def split(self) -> Joint:
+        """The two directions; the joint graph stays."""
+        graph, effects = self.graph, _effects(self.graph, self.state)
+        output = next(n for n in reversed(graph.nodes) if n.op == "output")
+        flat = list(_flat(output.args[0]))
+        outs, grads = flat[: self.results], flat[self.results :]
+        late = set(self.gradients)
+        for node in graph.nodes:
+            if node.op == "call_function" and any(n in late for n in node.all_input_nodes):
+                late.add(node)
+        if any(n in late for n in (*outs, *effects)):
+            raise Unsupported("the backward pass writes into the model's buffers")
+        needed = _ancestors([g for g in grads if g is not None], late)
+        saved = _Saved(late)
+        for node in graph.nodes:
+            if node in needed and node.op != "placeholder":
+                saved.read(node.all_input_nodes)
+        saved.read([g for g in grads if isinstance(g, fx.Node) and g not in late])
+        written = {n for e in effects for n in e.all_input_nodes if n in self.state}
+        if written & set(saved.roots):
+            raise Unsupported("the backward pass reads a buffer that the forward pass writes")
+
+        front, back = _Side(), _Side()
+        for node in self.given:
             front.take(node)
-    forward = front.finish([*outs, *saved.roots], first)
-
-    for node in saved.roots:
-        back.copied[node] = back.graph.placeholder(node.name)
-        back.copied[node].meta = {k: v for k, v in node.meta.items() if k != "constant"}
-    for node in graph.nodes:
-        if node in saved.views or (node in needed and node not in back.copied):
+        keep = _ancestors([*(o for o in outs if o is not None), *saved.roots, *effects], None)
+        for node in graph.nodes:
+            if node in keep and node not in front.copied:
+                front.take(node)
+        for node in saved.roots:
+            back.place(node)
+        for node in self.gradients:
             back.take(node)
-    backward = back.finish(grads, [*saved.roots, *gradients])
-    draws = any(torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ()) for n in graph.nodes)
-    return Joint(forward, backward, results, notes, draws)
+        for node in graph.nodes:
+            if node in saved.views or (node in needed and node not in back.copied):
+                back.take(node)
+        forward = front.finish([*outs, *saved.roots], self.given)
+        backward = back.finish(grads, [*saved.roots, *self.gradients])
+        return Joint(forward, backward, self.results, dict(self.notes))
 
 
 class _Side:
     """One of the two graphs while it is copied out of the joint one."""
 
-    def __init__(self, source: fx.Graph):
-        self.source, self.graph, self.copied = source, fx.Graph(), {}
+    def __init__(self):
+        self.graph, self.copied = fx.Graph(), {}
+
+    def place(self, node: fx.Node) -> None:
+        """An input for what the other side made."""
+        self.copied[node] = self.graph.placeholder(node.name)
+        self.copied[node].meta = dict(node.meta)
 
     def take(self, node: fx.Node) -> None:
         self.copied[node] = self.graph.node_copy(node, self.copied.__getitem__)

@@ -58,7 +58,7 @@ class _Into:
         self.function(*args, out=out, **self.kwargs)
 
 
-_COPIES = frozenset({aten.contiguous.default, aten.clone.default, aten._to_copy.default, aten.to.dtype})
+_COPIES = (aten.contiguous.default, aten.clone.default, aten._to_copy.default, aten.to.dtype)
 _OUT_VARIANTS = {
     aten.add.Tensor: torch.add,
     aten.sub.Tensor: torch.sub,
@@ -180,18 +180,52 @@ def _pad_in_mode(y, x, pad, mode="constant", value=None):
     return _pad(y, x, pad, value) if mode == "constant" else None
 
 
-def _to_channels_last(args, kwargs, y):
+def _copy(args, kwargs, y):
+    """Into another dtype, into channels_last, or out of a slice of each row."""
     x = args[0]
-    if kwargs.get("memory_format") is not torch.channels_last or not x.is_contiguous() or y.dtype not in FLOATS:
+    if x.shape != y.shape or x.is_conj() or x.is_neg() or not x.is_cpu or not _is_dense(y):
         return None
-    n, c, h, w = x.shape
-    return Prepared(cpu.C.transpose, (Address(x), Address(y), n, c, h * w, x.itemsize))
+    if x.dtype is not y.dtype:
+        if x.dtype not in FLOATS or y.dtype not in FLOATS or not same_order(x, y):
+            return None
+        return Prepared(cpu.C.cast, (FLOATS[x.dtype], FLOATS[y.dtype], y.numel(), Address(x), Address(y)))
+    rows = _rows_of_slice(x, y)
+    if rows is not None:
+        count, step, inner = rows
+        return Prepared(cpu.C.copy_rows, (Address(x), step * x.itemsize, Address(y), count, inner * x.itemsize))
+    last = torch.channels_last
+    if x.dim() == 4 and x.is_contiguous() and y.is_contiguous(memory_format=last) and y.dtype in FLOATS:
+        n, c, h, w = x.shape
+        return Prepared(cpu.C.transpose, (Address(x), Address(y), n, c, h * w, x.itemsize))
+    return None
+
+
+def _rows_of_slice(x: Tensor, y: Tensor) -> tuple[int, int, int] | None:
+    """(rows, elements from each to the next in x, elements of one), where x is y but for gaps between rows."""
+    order = sorted((d for d in range(y.dim()) if y.shape[d] > 1), key=lambda d: -y.stride(d))
+    inner = 1
+    while order and x.stride(order[-1]) == inner:
+        inner *= y.shape[order.pop()]
+    if not order:
+        return 1, inner, inner
+    rows, step = 1, x.stride(order[-1])
+    while order and x.stride(order[-1]) == step * rows:
+        rows *= y.shape[order.pop()]
+    return (rows, step, inner) if not order and inner >= _LEAST_SLICE and step > inner else None
+
+
+# Elements of a row worth copying by itself.
+_LEAST_SLICE = 8
+
+
+def _is_dense(x: Tensor) -> bool:
+    return torch.ops.aten.is_non_overlapping_and_dense(x)
 
 
 _NATIVE = {
     aten.add.Tensor: _add,
     aten.mul.Tensor: _multiply,
-    aten.contiguous.default: _to_channels_last,
+    **dict.fromkeys(_COPIES, _copy),
     aten.cat.default: _concatenate,
     aten.constant_pad_nd.default: lambda args, kwargs, y: _pad(y, *args, **kwargs),
     aten.pad.default: lambda args, kwargs, y: _pad_in_mode(y, *args, **kwargs),

@@ -166,6 +166,8 @@ class _Recorder:
             elif target in _PADS:
                 args = (self.plainly_strided(args[0]), *args[1:])
             calls = None
+            if recorded.wants_dense(target):
+                args = tuple(self.dense(a) if isinstance(a, Tensor) else a for a in args)
             if _is_recorded(target, args, kwargs):
                 with recorded.tape() as calls:
                     result = getattr(backends.load("cpu"), target._schema.name.partition("::")[2])(*args)
@@ -177,6 +179,16 @@ class _Recorder:
             with _Watch(self):
                 return target(*args, **kwargs)
         return target(*args, **kwargs)  # getitem, arithmetic on sizes
+
+    def dense(self, x: Tensor) -> Tensor:
+        """x, or a copy without gaps between its pixels or rows: a step, where the kernel's own copy would be none."""
+        last = torch.channels_last
+        if not x.numel() or _is_dense(x) or 0 in x.stride():
+            return x
+        kwargs = {"memory_format": last if x.dim() == 4 and x.stride(1) == 1 else torch.contiguous_format}
+        result = x.contiguous(**kwargs)
+        self.step(torch.ops.aten.contiguous.default, (x,), kwargs, result)
+        return result
 
     def plainly_strided(self, x: Tensor) -> Tensor:
         """A batch of one image as torch sees that it is channels_last: by a batch stride that says nothing."""

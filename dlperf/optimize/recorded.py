@@ -39,6 +39,16 @@ OPERATORS = frozenset(
     }
 )
 
+# These take operands of any strides.
+_STRIDED = frozenset({"attention", "attention_bwd", "batch_norm_update", "bmm", "linear"})
+
+
+def wants_dense(target) -> bool:
+    """Whether an operator's kernels read memory without gaps."""
+    name = target._schema.name.partition("::")[2]
+    return target.namespace == "dlperf" and (name in OPERATORS - _STRIDED or name == "conv2d")
+
+
 # Integers below are sizes and the like: the first pages of memory are nobody's.
 _LEAST_ADDRESS = 1 << 32
 

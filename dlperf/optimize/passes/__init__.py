@@ -35,8 +35,9 @@ INFERENCE = (
 # For graphs of torch.compile: parameters are inputs there, and change from call to call.
 COMPILE = (lower_torch_functions, gather_statistics, fuse_residuals, fuse_activations)
 
-# For a training step, forward and backward in one graph.
-TRAINING = (remove_copies, count_batches, fuse_batch_norm_relu)
+# For a training step, forward and backward in one graph; the second change roundings.
+TRAINING = (remove_copies, count_batches)
+TRAINING_FUSIONS = (fuse_batch_norm_relu,)
 
 
 def run(graph, passes) -> dict[str, int]:
