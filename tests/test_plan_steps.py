@@ -175,3 +175,22 @@ def test_a_factor_for_each_channel(swapped, memory_format):
     model = Call(scaled, first=nn.Conv2d(8, 24, 3), squeeze=nn.AdaptiveAvgPool2d(1), gate=nn.Conv2d(24, 24, 1))
     plan = check(model, torch.randn(3, 8, 9, 7).contiguous(memory_format=memory_format))
     assert ("'multiply_rows'" in plan.source) or memory_format is not LAST
+
+
+class _WeighsByInput(torch.nn.Module):
+    """A product whose weight the model computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 8)
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.layer(x))
+
+
+def test_computed_weights_are_not_taken_for_constants():
+    model = _WeighsByInput().eval()
+    optimized = dlperf.optimize(model, mode="inference")
+    for i in range(4):
+        x = torch.randn(8, 8, generator=torch.Generator().manual_seed(i))
+        assert torch.allclose(optimized(x), model(x), rtol=1e-4, atol=1e-5)

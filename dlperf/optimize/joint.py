@@ -7,7 +7,6 @@ of them made again.
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from dataclasses import dataclass, field
 
@@ -43,8 +42,36 @@ class Joint:
     notes: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Call:
+    """A model's call.
+
+    Attributes:
+        args, kwargs: as the model was given them.
+        tensors: those among them, in order.
+        autocast: the dtype that torch.autocast had, or None where it was off.
+    """
+
+    args: tuple
+    kwargs: dict
+    tensors: list[Tensor]
+    autocast: torch.dtype | None
+
+    def repeat(self, model: torch_nn.Module, tensors: list[Tensor]) -> list:
+        """The flat results for other tensors, as a graph of autograd."""
+        autocast = {"enabled": False} if self.autocast is None else {"dtype": self.autocast, "cache_enabled": False}
+        call = self.args, self.kwargs
+        given = rebuild_arguments(call, iter(tensors))
+        flat: list = []
+        with torch.enable_grad(), torch.autocast("cpu", **autocast):
+            flatten_result(model(*given[0], **given[1]), flat)
+        if not same_containers(call, given):
+            raise Unsupported("the model writes into a container that it is given")
+        return flat
+
+
 class Held:
-    """The tensors of a model by place: a parameter that several modules share counts once."""
+    """A model's parameters and buffers by place: what several modules share counts once."""
 
     def __init__(self, model: torch_nn.Module):
         self.parameters: list[Tensor] = []
@@ -61,14 +88,25 @@ class Held:
                         tensors.append(tensor)
                     self._places.append((module, kind, name, seen[id(tensor)]))
 
-    def put(self, parameters: list[Tensor], buffers: list[Tensor]) -> None:
-        """Other tensors into the same places; the modules must have dictionaries of their own."""
+    @property
+    def all(self) -> list[Tensor]:
+        return [*self.parameters, *self.buffers]
+
+    def put(self, tensors: list[Tensor]) -> None:
+        """Others in the places of :attr:`all`; the modules must have dictionaries of their own."""
+        first = len(self.parameters)
         for module, kind, name, index in self._places:
-            getattr(module, kind)[name] = (parameters if kind == "_parameters" else buffers)[index]
+            getattr(module, kind)[name] = tensors[index if kind == "_parameters" else first + index]
+
+
+_ACTIVATIONS = (
+    *(torch_nn.ReLU, torch_nn.ReLU6, torch_nn.LeakyReLU, torch_nn.ELU, torch_nn.SiLU, torch_nn.Mish),
+    *(torch_nn.Hardsigmoid, torch_nn.Hardswish, torch_nn.Dropout),
+)
 
 
 def own_copy(model: torch_nn.Module) -> torch_nn.Module:
-    """A copy whose parameters can be exchanged, and whose activations don't overwrite what they read."""
+    """A copy whose tensors can be exchanged, and whose activations don't overwrite what they read."""
     model = swap_layers(model, exchange_functions=True)
     for module in model.modules():
         for kind in ("_parameters", "_buffers"):
@@ -78,65 +116,47 @@ def own_copy(model: torch_nn.Module) -> torch_nn.Module:
     return model
 
 
-_ACTIVATIONS = (
-    *(torch_nn.ReLU, torch_nn.ReLU6, torch_nn.LeakyReLU, torch_nn.ELU, torch_nn.SiLU, torch_nn.Mish),
-    *(torch_nn.Hardsigmoid, torch_nn.Hardswish, torch_nn.Dropout),
-)
-
-
-def trace(model: torch_nn.Module, args, kwargs, tensors: list[Tensor], results: list, autocast, buffers) -> Traced:
+def trace(model: torch_nn.Module, call: Call, values: list[Tensor], gradients: list[Tensor]) -> Traced:
     """The graph of one call, both directions in one.
 
     Args:
         model: in the mode it is to train in. It is not touched.
-        args, kwargs, tensors: the call, and the tensors in it.
-        results: what the call gave, as :func:`~dlperf.optimize.structure.flatten_result` lists it.
-        autocast: the mode of the call, see :func:`as_it_runs`.
-        buffers: what the model's buffers held before the call, in the order of :class:`Held`.
+        values: its parameters and buffers, then the call's tensors; which require a gradient counts.
+        gradients: one for each of the results that require one.
 
     Raises:
         Unsupported: with the reason.
     """
     model = own_copy(model)
     held = Held(model)
-    wanted = [t.requires_grad for t in (*held.parameters, *held.buffers, *tensors)]
-    gradients = [torch.zeros_like(r) for r in results if r.requires_grad]
+    own = len(held.all)
+    wanted = [t.requires_grad for t in values]
+    results = 0
 
-    def step(parameters, buffers, inputs, gradients):
-        held.put(parameters, buffers)
-        given = rebuild_arguments((args, kwargs), iter(inputs))
-        with torch.enable_grad(), as_it_runs(autocast):
-            result = model(*given[0], **given[1])
-            flat: list = []
-            flatten_result(result, flat)
-        if not same_containers((args, kwargs), given):
-            raise Unsupported("the model writes into a container that it is given")
-        sources = [t for t, want in zip((*parameters, *buffers, *inputs), wanted, strict=True) if want]
-        found = iter(torch.autograd.grad([r for r in flat if r.requires_grad], sources, gradients, allow_unused=True))
+    def step(values, gradients):
+        nonlocal results
+        held.put(values)
+        flat = call.repeat(model, values[own:])
+        results = len(flat)
+        sources = [t for t, want in zip(values, wanted, strict=True) if want]
+        roots = [r for r in flat if r.requires_grad]
+        found = iter(torch.autograd.grad(roots, sources, gradients, allow_unused=True))
         return flat, [next(found) if want else None for want in wanted]
 
     try:
         with warnings.catch_warnings(), capturing(), torch.no_grad():
             warnings.simplefilter("ignore")
-            graph = make_fx(step, tracing_mode="real")(
-                [_alias(p) for p in held.parameters],
-                [b.clone() for b in buffers],
-                [_alias(t) for t in tensors],
-                gradients,
-            )
+            graph = make_fx(step, tracing_mode="real")(values, gradients)
     except Unsupported:
         raise
     except Exception as error:  # whatever a model's code and the tracer make of each other
         raise Unsupported(f"the step can't be traced: {type(error).__name__}: {error}"[:300]) from error
-    return Traced(_plain_graph(graph), len(held.parameters), len(held.buffers), len(tensors), len(results))
-
-
-def _alias(tensor: Tensor) -> Tensor:
-    return tensor.detach().requires_grad_(tensor.requires_grad)
+    state = slice(len(held.parameters), own)
+    return Traced(_plain_graph(graph), len(values), state, results)
 
 
 def _plain_graph(module: fx.GraphModule) -> fx.Graph:
-    """The graph with what its tracer kept as constants as placeholders, and its output a flat list."""
+    """The graph with what its tracer kept as constants as placeholders."""
     graph = module.graph
     for node in list(graph.nodes):
         if node.op == "get_attr":
@@ -154,17 +174,15 @@ def _plain_graph(module: fx.GraphModule) -> fx.Graph:
 
 
 class Traced:
-    """The joint graph of a step: parameters, buffers, inputs and gradients in, results and gradients out."""
+    """The joint graph of a step: ``values`` and gradients in, results and gradients out.
 
-    def __init__(self, graph: fx.Graph, parameters: int, buffers: int, inputs: int, results: int):
+    ``state``: which of the values are buffers, that the model may write into.
+    """
+
+    def __init__(self, graph: fx.Graph, values: int, state: slice, results: int):
         self.graph, self.results = graph, results
         given = [n for n in graph.nodes if n.op == "placeholder" and "constant" not in n.meta]
-        last = parameters + buffers
-        self.given, self.gradients, self.state = (
-            given[: last + inputs],
-            given[last + inputs :],
-            set(given[parameters:last]),
-        )
+        self.given, self.gradients, self.state = given[:values], given[values:], set(given[:values][state])
         if not make_functional(graph, _effects(graph, self.state)):
             raise Unsupported("the model writes into tensors in place")
         self.notes = passes.run(graph, passes.TRAINING)
@@ -308,14 +326,3 @@ def _flat(value):
             yield from _flat(v)
     else:
         yield value
-
-
-@contextlib.contextmanager
-def as_it_runs(autocast: tuple | None):
-    """The mode of autocast that a call was made in: (dtype,) or None."""
-    if autocast is None:
-        with torch.autocast("cpu", enabled=False):
-            yield
-    else:
-        with torch.autocast("cpu", dtype=autocast[0], cache_enabled=False):
-            yield

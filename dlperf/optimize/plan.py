@@ -10,6 +10,7 @@ never lives in one.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -104,12 +105,16 @@ class _Recorder:
         self.values[id(tensor)] = (weakref.ref(tensor), value)
         return value
 
-    def refer(self, x):
-        """A step's argument: tensors become values, those never seen before are constants."""
+    def refer(self, x, near: Sequence[Tensor] = ()):
+        """A step's argument: tensors become values; those never seen before are views of one ``near``, or constants."""
         if isinstance(x, Tensor):
-            return self.value_of(x) or self.new_value(x, constant=True)
+            known = self.value_of(x)
+            if known is not None:
+                return known
+            base = next((t for t in near if t is not x and _shares_memory(x, t)), None)
+            return self.new_value(x, constant=True) if base is None else self.new_value(x, base)
         if isinstance(x, (list, tuple)):
-            return type(x)(self.refer(v) for v in x)
+            return type(x)(self.refer(v, near) for v in x)
         return x
 
     def run(self, program: Program, tensors: list[Tensor], expected: list) -> list:
@@ -246,11 +251,13 @@ class _Recorder:
             prepared = kernels.prepare(target, served_by, tuple(args), kwargs, result, self.weights)
         prepared, *further = [prepared] if prepared is not None else kernel_calls or [None]
         many = not writes and isinstance(result, (tuple, list))
+        near = [*operands, *(r for r in results if isinstance(r, Tensor))]
         if prepared is not None:
-            prepared = prepared.referring(self.refer)
+            prepared = prepared.referring(lambda x: self.refer(x, near))
         self.add_step(name, function, args, kwargs, outs, many=many, aliases=aliases, prepared=prepared)
         for call in further:
-            self.add_step(name, function, args, kwargs, [], many=False, prepared=call.referring(self.refer))
+            call = call.referring(lambda x: self.refer(x, near))
+            self.add_step(name, function, args, kwargs, [], many=False, prepared=call)
         for view, s in zip(views, slices, strict=True):
             place = (whole, view.offset // s.itemsize, tuple(s.shape), tuple(s.stride()))
             self.add_step("slice", _slice_of, place, {}, [view], many=False, aliases=True)

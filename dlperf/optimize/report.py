@@ -15,6 +15,7 @@ from .engine import Fallback
 from .inference import InferenceModel
 from .structure import describe_key
 from .swap import why_not_swapped
+from .training import training_of
 from .work import CountWork, share_served
 
 
@@ -37,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Call:
-    """A kind of call of a model optimized for inference.
+    """A kind of call of a model optimized for inference, or of its training steps.
 
     Attributes:
         inputs: dtypes and shapes.
@@ -70,7 +71,8 @@ class Report:
         ran: whether the model was called for the report.
         fallbacks: why backends declined calls -> how often.
         share: of the run's multiply-adds, what dlperf's kernels served; None where nothing ran.
-        calls: of a model optimized for inference: every kind of call that it has seen.
+        calls: of a model optimized for inference, every kind of call that it has seen; of one optimized for training,
+            every kind of training step that it has seen twice.
         uncaptured: the reasons of calls that were not looked up at all -> how often.
     """
 
@@ -132,10 +134,11 @@ def report(model: torch_nn.Module, *inputs, **kwargs) -> Report:
     if isinstance(model, InferenceModel):
         if inputs or kwargs:
             model(*inputs, **kwargs)
-        return _report_of_inference(model, ran=bool(inputs or kwargs))
-    if inputs or kwargs:
-        return _report_of_run(model, inputs, kwargs)
-    return Report(_static_rows(model), ran=False)
+        found = Report(_static_rows(model.wrapped), ran=bool(inputs or kwargs))
+        return _with_calls(found, model._engine.plans, model._engine.uncaptured)
+    found = _report_of_run(model, inputs, kwargs) if inputs or kwargs else Report(_static_rows(model), ran=False)
+    training = training_of(model)
+    return found if training is None else _with_calls(found, training.steps, training.uncaptured)
 
 
 def _static_rows(model: torch_nn.Module) -> list[Row]:
@@ -143,22 +146,18 @@ def _static_rows(model: torch_nn.Module) -> list[Row]:
     return [_static_row(path, module, sample) for path, module in _layers(model)]
 
 
-def _report_of_inference(model: InferenceModel, ran: bool) -> Report:
-    engine = model._engine
-    calls, share = [], None
-    for key, plan in engine.plans.items():
+def _with_calls(found: Report, plans: dict, uncaptured: dict[str, int]) -> Report:
+    for key, plan in plans.items():
+        if isinstance(plan, str):
+            continue  # seen once
         fallback = isinstance(plan, Fallback)
-        share = share_served(plan.work)
-        calls.append(
-            Call(
-                describe_key(key[0]),
-                plan.reason if fallback else "",
-                share,
-                {} if fallback else plan.notes,
-                len(plan.work),
-            )
-        )
-    return Report(_static_rows(model.wrapped), ran, share=share, calls=calls, uncaptured=dict(engine.uncaptured))
+        reason, fused = (plan.reason, {}) if fallback else ("", plan.notes)
+        call = Call(describe_key(key[0]), reason, share_served(plan.work), fused, len(plan.work))
+        found.calls.append(call)
+    if found.calls and found.share is None:
+        found.share = found.calls[-1].share
+    found.uncaptured.update(uncaptured)
+    return found
 
 
 def _static_row(path: str, module: torch_nn.Module, sample: torch.Tensor) -> Row:

@@ -1,4 +1,4 @@
-"""Rewrites of a training step's joint graph: forward and backward are one, so an operator's two halves change together."""
+"""Rewrites of a training step's graph, forward and backward in one: an operator's two halves change together."""
 
 from __future__ import annotations
 
