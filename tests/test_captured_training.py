@@ -89,7 +89,7 @@ def gradients(model, *inputs, seed=0, loss=lambda y: (y.float() ** 2).mean()):
 
 
 def settle(model, *inputs, **options):
-    """The first two calls of a kind: the third runs from plans."""
+    """Two calls of a kind: the second runs from plans."""
     for _ in range(2):
         gradients(model, *inputs, **options)
     return model
@@ -444,7 +444,7 @@ class PythonDraws(Perceptron):
     [
         (Counts, "attribute 'calls'"),
         (Branches, "can't be traced"),
-        (WritesItsInput, "its input"),
+        (WritesItsInput, "or its input"),
         (ReturnsItsInput, "shares memory"),
     ],
 )

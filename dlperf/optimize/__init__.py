@@ -27,14 +27,14 @@ def optimize(
             modules call of torch's functions (attention, products, norms, activations) is exchanged as well; such
             modules are of subclasses with the names of their classes. Under activation checkpointing, and for
             attention with dropout, torch's functions stay.
-            A training step that has been seen twice runs from plans, see ``capture``.
+            A training step whose like has been seen runs from plans, see ``capture``.
             "inference" returns an :class:`~dlperf.optimize.inference.InferenceModel`: a snapshot in eval mode, captured
             at the first call of each kind of input, with batch norm folded, operators fused and weights packed. What
             can't be captured runs layer by layer. It has the model's attributes and state_dict.
         dtype: with "inference": parameters and floating inputs are cast to it, and floating results are of it.
         capture: with "train", on the CPU: calls in training whose like (sizes, dtypes, numbers, autocast) has been seen
-            twice run as two sequences of kernels, forward and backward, recorded from the second and compared with the
-            layers' results before they are used. Changes of parameters, submodules, hooks and plain attributes are
+            before run as two sequences of kernels, forward and backward, recorded at the second call and compared with
+            what the layers give before they are used. Changes of parameters, submodules, hooks and plain attributes are
             seen. What can't be captured runs layer by layer, and ``dlperf.report`` says why. A forward that depends
             on anything else that changes (global variables, Python's random numbers) needs ``capture=False``.
 
@@ -42,8 +42,9 @@ def optimize(
         The optimized model. ``dlperf.report`` tells what is served by what.
 
     Raises:
-        TypeError: ``capture`` is no bool; ``model`` is no Module, or one that can't be copied layer by layer (compiled, scripted or wrapped
-            for data-parallel training: optimize the inner model first); ``dtype`` is no floating dtype.
+        TypeError: ``model`` is no Module, or one that can't be copied layer by layer (compiled, scripted or wrapped
+            for data-parallel training: optimize the inner model first); ``dtype`` is no floating dtype, ``capture`` no
+            bool.
         ValueError: an unknown mode, a dtype with mode="train", or ``capture=False`` with mode="inference".
     """
     if not isinstance(model, torch_nn.Module):

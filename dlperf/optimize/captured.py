@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch import nn as torch_nn
 
+from . import watch
 from .joint import Call, Held, Traced, own_copy, trace
 from .plan import Plan
-from .structure import Unsupported, build_result, flatten_result
+from .structure import Unsupported, build_result, flatten_result, objects_in
+from .work import CountWork, Work
 
 requires_grad = attrgetter("requires_grad")
 
@@ -47,6 +49,7 @@ class CapturedStep:
             torch.set_rng_state(rng)
             flat = self.forward(values)
             self.backward = Plan(joint.backward, [*flat[len(results) :], *gradients], [None] * len(self.wanted))
+            del flat
             torch.set_rng_state(rng)
             flat = self.forward(others)
             after = torch.get_rng_state()
@@ -65,15 +68,15 @@ class CapturedStep:
     def differentiable(self, results: tuple) -> list:
         return [r for r, d in zip(results, self._differentiable, strict=True) if d]
 
-    def run_backward(self, saved: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> tuple:
-        given = list(saved)
+    def run_backward(self, given: list[Tensor], grads: tuple[Tensor, ...]) -> tuple:
+        """``given``: what the forward pass saved; the list is emptied."""
         for grad, (dtype, shape, stride) in zip(
             self.differentiable(grads), self.differentiable(self._layouts), strict=True
         ):
             if grad.dtype is not dtype or grad.stride() != stride:
                 grad = torch.empty_strided(shape, stride, dtype=dtype).copy_(grad)
             given.append(grad)
-        return self.backward(given)
+        return self.backward.consume(given)
 
     def gradients_of_layers(self, model, call: Call, values: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> list:
         """Gradients that can be differentiated again: the model runs once more, layer by layer."""
@@ -105,26 +108,25 @@ class _Run(torch.autograd.Function):
         if torch.is_grad_enabled():
             found = ctx.step.gradients_of_layers(ctx.model, ctx.call, ctx.values, grads)
         else:
-            found = ctx.step.run_backward(ctx.saved_tensors, grads)
+            saved = list(ctx.saved_tensors)
+            ctx.maybe_clear_saved_tensors()  # unless the graph is retained
+            found = ctx.step.run_backward(saved, grads)
         return None, None, None, *found
 
 
-def capture_step(model, call: Call, result, values: list[Tensor], rng: Tensor, rng_after: Tensor) -> CapturedStep:
-    """The call's plans, which were seen to do what its layers do.
+def capture_step(model, call: Call, values: list[Tensor], work: list[Work]) -> CapturedStep:
+    """The call's plans, which were seen to do what its layers do. The model and its tensors are left as they are.
 
     Args:
-        result: what the call gave.
-        values: parameters, buffers as they were before the call, and the call's tensors.
-        rng, rng_after: the state of torch's generator before and after the call.
+        values: parameters and buffers, then the call's tensors.
+        work: takes the operators that the layers call.
 
     Raises:
         Unsupported: with the reason.
     """
-    results: list = []
-    template = flatten_result(result, results)
-    _check_results(results, values)
-    own, parameters = len(Held(model).all), len(Held(model).parameters)
-    wanted = [t.requires_grad for t in values]
+    held = Held(model)
+    parameters, own = len(held.parameters), len(held.all)
+    wanted, rng = [t.requires_grad for t in values], torch.get_rng_state()
 
     def fresh() -> list[Tensor]:
         return [v.detach().clone() if parameters <= i < own else v.detach() for i, v in enumerate(values)]
@@ -137,20 +139,7 @@ def capture_step(model, call: Call, result, values: list[Tensor], rng: Tensor, r
     def leaves(tensors: list[Tensor]) -> list[Tensor]:
         return [v.requires_grad_(w) for v, w in zip(tensors, wanted, strict=True)]
 
-    generator = torch.Generator().manual_seed(0)
-    gradients = [torch.empty_like(r).normal_(generator=generator) for r in results if r.requires_grad]
-    torch.set_rng_state(rng)
-    given = leaves(others())
-    found = _through_layers(model, call, given)
-    if not torch.equal(torch.get_rng_state(), rng_after):
-        raise Unsupported("the model draws other random numbers when it runs again")
-    roots = [r for r in found if r.requires_grad]
-    layers = _Outcome(
-        [r.detach() for r in found],
-        [t.detach() for t in given],
-        _gradients(roots, given, wanted, gradients),
-        rng_after,
-    )
+    template, results, gradients, layers = _observe(model, call, leaves(others()), slice(parameters, own), work)
     torch.set_rng_state(rng)
     traced = trace(model, call, leaves(fresh()), gradients)
     narrow = call.autocast is not None or any(r.dtype.itemsize < 4 for r in results)
@@ -159,6 +148,38 @@ def capture_step(model, call: Call, result, values: list[Tensor], rng: Tensor, r
             step = CapturedStep(traced, template, results, wanted)
             step.make_plans(fresh(), others(), gradients, rng).check(layers, narrow, fused)
     return step
+
+
+def _observe(model, call: Call, values: list[Tensor], state: slice, work: list[Work]):
+    """A call layer by layer: its result's template and tensors (of no data), their gradients, and what it gives."""
+    model = own_copy(model)
+    Held(model).put(values)
+    attributes, versions = watch.python_state(model), [watch.version(v) for v in values]
+    with CountWork() as counted:
+        result, found = call.repeat(model, values[state.stop :])
+    work += counted.work
+    _check_results(found, values)
+    changed = watch.changed_attribute(attributes, model)
+    if changed is not None:
+        raise Unsupported(f"the model changes its attribute {changed}")
+    written = [v for i, v in enumerate(values) if watch.version(v) != versions[i] and not state.start <= i < state.stop]
+    if written:
+        raise Unsupported("the model writes into its parameters or its input")
+    kept = {id(v) for m in model.modules() for v in m.__dict__.values()}
+    if any(id(o) in kept for o in objects_in(result)):
+        raise Unsupported("the model returns an object that it keeps")
+    rng = torch.get_rng_state()
+    generator = torch.Generator().manual_seed(0)
+    roots = [r for r in found if r.requires_grad]
+    gradients = [torch.empty_like(r).normal_(generator=generator) for r in roots]
+    wanted = [v.requires_grad for v in values]
+    given = _gradients(roots, values, wanted, gradients)
+    outcome = _Outcome([r.detach() for r in found], [v.detach() for v in values], given, rng)
+    examples = [
+        torch.empty_strided(r.shape, r.stride(), dtype=r.dtype, device="meta").requires_grad_(r.requires_grad)
+        for r in found
+    ]
+    return flatten_result(result, []), examples, gradients, outcome
 
 
 def _check_results(results: list, values: list[Tensor]) -> None:
@@ -175,7 +196,7 @@ def _through_layers(model, call: Call, values: list[Tensor]) -> list:
     model = own_copy(model)
     held = Held(model)
     held.put(values)
-    return call.repeat(model, values[len(held.all) :])
+    return call.repeat(model, values[len(held.all) :])[1]
 
 
 def _gradients(roots, values, wanted: list[bool], given, create_graph: bool = False) -> list[Tensor | None]:

@@ -18,6 +18,8 @@ _ALIGN = 256
 # Which buffers share addresses with their like only: steps between them, and bytes. More of either is faster
 # still where cores share no cache, but an arena that outgrows the caches is slower where they do.
 _STEPS_APART, _SHARED_BY_SIZE = 2, 4 << 20
+# A sequence ends where so many bytes of the call's tensors are needed no more: what it still holds can't be freed.
+_ENDED = 64 << 20
 
 
 @dataclass
@@ -126,9 +128,7 @@ class Code:
             for out in outs:
                 if out not in escaping:
                     out.fixed = True
-                    size, stride, dtype, _ = out.example
-                    extent = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if 0 not in size else 0
-                    wanted.append((extent * dtype.itemsize, index, out.last_use, out))
+                    wanted.append((out.bytes, index, out.last_use, out))
         placed: list[tuple[int, int, int, int]] = []
         end = 0
         for size, first, last, value in sorted(wanted, key=lambda w: -w[0]):
@@ -161,18 +161,21 @@ class Code:
         self.addressed: dict[str, str] = {}
         self.sequences = 0
         open_sequence: _Sequence | None = None
-        ends: dict[int, list[str]] = {}
+        ends: dict[int, list[Value]] = {}
+        for value in inputs:
+            ends.setdefault(value.last_use, []).append(value)
+        ended = 0
         for index, step in enumerate(steps):
-            if step in unseen:
-                continue
             fixed = step.aliases and all(v.fixed for v in leaves((step.args, step.kwargs), Value))
             for out in step.outs:
                 if out is not None:
                     if fixed:
                         out.fixed = True
-                    elif not out.fixed and out.last_use < len(steps):
-                        ends.setdefault(out.last_use, []).append(out.name)
-            if fixed:
+                    elif not out.fixed and out.last_use < len(steps) and step not in unseen:
+                        ends.setdefault(out.last_use, []).append(out)
+            if step in unseen:
+                pass
+            elif fixed:
                 setup += self._statements(step, setup)
             elif _runs_in_sequence(step):
                 if open_sequence is None:
@@ -184,9 +187,14 @@ class Code:
                     body += open_sequence.lines()
                     open_sequence = None
                 body += self._statements(step, setup)
-            if ends.get(index):
-                done = f"{' = '.join(ends.pop(index))} = None"
-                (body if open_sequence is None else open_sequence.after).append(done)
+            done = ends.pop(index, [])
+            if done:
+                line = f"{' = '.join(v.name for v in done)} = None"
+                (body if open_sequence is None else open_sequence.after).append(line)
+            ended = 0 if open_sequence is None else ended + sum(v.bytes for v in done if v.root is None)
+            if ended >= _ENDED:
+                body += open_sequence.lines()
+                open_sequence, ended = None, 0
         if open_sequence is not None:
             body += open_sequence.lines()
         result = ", ".join(self._operand(o) for o in outputs)
@@ -196,7 +204,9 @@ class Code:
             "def setup(K, T, scratch, arena):",
             *(f"    {name} = K[{i}]" for i, name in enumerate(self.constant_names.values())),
             *(f"    {line}" for line in setup),
-            f"    def run({names}, keep=arena):",
+            "    def run(given, keep=arena):",
+            f"        [{names}] = given",
+            "        given.clear()",
             *(f"        {line}" for line in body),
             "    return run",
         ]

@@ -57,17 +57,18 @@ class Call:
     tensors: list[Tensor]
     autocast: torch.dtype | None
 
-    def repeat(self, model: torch_nn.Module, tensors: list[Tensor]) -> list:
-        """The flat results for other tensors, as a graph of autograd."""
+    def repeat(self, model: torch_nn.Module, tensors: list[Tensor]) -> tuple[object, list]:
+        """The result for other tensors, and the tensors in it, as a graph of autograd."""
         autocast = {"enabled": False} if self.autocast is None else {"dtype": self.autocast, "cache_enabled": False}
         call = self.args, self.kwargs
         given = rebuild_arguments(call, iter(tensors))
         flat: list = []
         with torch.enable_grad(), torch.autocast("cpu", **autocast):
-            flatten_result(model(*given[0], **given[1]), flat)
+            result = model(*given[0], **given[1])
+            flatten_result(result, flat)
         if not same_containers(call, given):
             raise Unsupported("the model writes into a container that it is given")
-        return flat
+        return result, flat
 
 
 class Held:
@@ -136,7 +137,7 @@ def trace(model: torch_nn.Module, call: Call, values: list[Tensor], gradients: l
     def step(values, gradients):
         nonlocal results
         held.put(values)
-        flat = call.repeat(model, values[own:])
+        _, flat = call.repeat(model, values[own:])
         results = len(flat)
         sources = [t for t, want in zip(values, wanted, strict=True) if want]
         roots = [r for r in flat if r.requires_grad]

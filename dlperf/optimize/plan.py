@@ -63,12 +63,16 @@ class Plan:
         return self._layout.source
 
     def __call__(self, tensors: list[Tensor]) -> tuple:
+        return self.consume(list(tensors))
+
+    def consume(self, tensors: list[Tensor]) -> tuple:
+        """The call, which empties the list: a tensor that nobody else holds is freed once it is needed no more."""
         try:
             run = self._idle.pop()
         except IndexError:
             run = self._layout.instance()
         try:
-            return run(*tensors)
+            return run(tensors)
         finally:
             self._idle.append(run)
 

@@ -54,10 +54,17 @@ class Value:
     name: str
     root: Value | None = None  # whose memory it is a view of
     tensor: Tensor | None = None  # constants
-    example: tuple | None = None  # size, stride, dtype
+    example: tuple | None = None  # size, stride, dtype, device
     fixed: bool = False  # at the same address in every call
     last_use: int = -1
     offset: int = 0  # bytes from where its root starts
+
+    @property
+    def bytes(self) -> int:
+        """From its first element to its last."""
+        size, stride, dtype, _ = self.example
+        extent = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if 0 not in size else 0
+        return extent * dtype.itemsize
 
     def memory(self) -> Value:
         return self.placed()[0]

@@ -1,8 +1,8 @@
 """``optimize(model, mode="train")``: a model whose training step, once seen, runs as two sequences of kernels.
 
-The first call of a kind is served layer by layer, and so is the second, which is traced (:mod:`.joint`) and becomes two
-plans (:mod:`.captured`). From the third on one autograd function runs the forward plan, and the backward plan when the
-gradients come. What plans take for granted is looked at in every call.
+The first call of a kind is served layer by layer. Before the second, it is traced (:mod:`.joint`) and becomes two plans
+(:mod:`.captured`). From then on one autograd function runs the forward plan, and the backward plan when the gradients
+come. What plans take for granted is looked at in every call.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from .captured import CapturedStep, capture_step, requires_grad
 from .engine import MOST_CAPTURES, MOST_PLANS, Fallback
 from .functions import exchanging_class, original_class, saved_tensors_are_hooked
 from .joint import Call, Held
-from .structure import Unsupported, objects_in, signature
+from .structure import Unsupported, signature
 from .swap import PLANS
-from .work import CountWork
 
 _SEEN = "seen once"  # in the place of a plan
 # Attributes of a module that plans take as they are.
@@ -95,44 +94,26 @@ class Training:
                 return layers(*args, **kwargs)
             if self.steps[key] is not _SEEN:
                 return self(layers, args, kwargs)
-            result, self.steps[key] = self._capture(model, layers, call, values)
+            self.steps[key] = self._capture(model, call, values)
             memory.empty_cache()  # what layers took one by one, in sizes that the plans have no use for
-        return result
+        return self(layers, args, kwargs)
 
-    def _capture(self, model, layers, call: Call, values: list[Tensor]):
-        """The call's result, by layers, and its plans or the reason why there are none."""
-        before, versions = watch.python_state(model), [watch.version(t) for t in values]
-        first, last = len(self._held.parameters), len(self._own)
-        values[first:last] = [b.clone() for b in values[first:last]]
-        rng = torch.get_rng_state()
-        with CountWork() as counted:
-            result = layers(*call.args, **call.kwargs)
-        rng_after = torch.get_rng_state()
+    def _capture(self, model, call: Call, values: list[Tensor]) -> CapturedStep | Fallback:
+        before, work = watch.python_state(model), []
         try:
-            self._check_effects(model, before, versions, call, result)
             if self.captures >= MOST_CAPTURES:
                 raise Unsupported(f"{MOST_CAPTURES} kinds of calls were captured already")
             self.captures += 1
             with torch.random.fork_rng(devices=[]):
-                return result, capture_step(model, call, result, values, rng, rng_after)
+                step = capture_step(model, call, values, work)
+            changed = watch.changed_attribute(before, model)
+            if changed is not None:
+                raise Unsupported(f"the model changes its attribute {changed}")
         except Unsupported as reason:
-            return result, Fallback(str(reason), counted.work)
-        except Exception as error:  # the layers have served the call: a graph that nobody foresaw must not fail it
-            return result, Fallback(f"the capture failed: {type(error).__name__}: {error}"[:300], counted.work)
-
-    def _check_effects(self, model, before, versions: list[int], call: Call, result) -> None:
-        changed = watch.changed_attribute(before, model)
-        if changed is not None:
-            raise Unsupported(f"the model changes its attribute {changed}")
-        first, last = len(self._held.parameters), len(self._own)
-        now = [watch.version(t) for t in (*self._own, *call.tensors)]
-        if versions[:first] != now[:first]:
-            raise Unsupported("the model writes into its parameters")
-        if versions[last:] != now[last:]:
-            raise Unsupported("the model writes into its input")
-        kept = {id(v) for m in model.modules() for v in m.__dict__.values()}
-        if any(id(o) in kept for o in objects_in(result)):
-            raise Unsupported("the model returns an object that it keeps")
+            return Fallback(str(reason), work)
+        except Exception as error:  # a graph that nobody foresaw must not fail what the layers can serve
+            return Fallback(f"the capture failed: {type(error).__name__}: {error}"[:300], work)
+        return step
 
     # --- what makes plans stale ---
 
