@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch import nn as torch_nn
 
+from .. import memory
 from . import watch
 from .joint import Call, Held, Traced, own_copy, trace
 from .plan import Plan
@@ -143,8 +144,11 @@ def capture_step(model, call: Call, values: list[Tensor], work: list[Work]) -> C
     torch.set_rng_state(rng)
     traced = trace(model, call, leaves(fresh()), gradients)
     narrow = call.autocast is not None or any(r.dtype.itemsize < 4 for r in results)
+    step = None
     for fused in (False, True):
         if not fused or traced.fuse():
+            step = None
+            memory.empty_cache()  # each of these runs takes memory in sizes of its own
             step = CapturedStep(traced, template, results, wanted)
             step.make_plans(fresh(), others(), gradients, rng).check(layers, narrow, fused)
     return step
