@@ -11,6 +11,8 @@ from torch.nn import functional as TF
 from torch.utils.checkpoint import checkpoint
 
 import dlperf
+from dlperf.backends.cpu._library import FLOATS
+from dlperf.backends.cpu.conv import ALGORITHMS
 from dlperf.benchmarks.models import find, seeded
 from dlperf.optimize.captured import CapturedStep
 from dlperf.optimize.engine import MOST_CAPTURES, Fallback
@@ -592,3 +594,47 @@ def test_report_tells_what_is_captured():
     settle(mine, X)
     report = dlperf.report(mine)
     assert [c.reason for c in report.calls] == [""] and "captured" in str(report)
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("kernel", "size", "channels"), [(1, 7, (24, 16)), (3, 8, (16, 40)), (3, 5, (3, 8)), (5, 6, (8, 8))]
+)
+def test_a_gradient_joins_another_as_the_kernel_writes_it(isa, algorithm, dtype, kernel, size, channels):
+    c, k = channels
+    generator = torch.Generator().manual_seed(0)
+    gy, weight, other = (
+        torch.randn(*shape, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
+        for shape in ((2, k, size, size), (k, c, kernel, kernel), (2, c, size, size))
+    )
+    C, threads = dlperf.backends.cpu.C, torch.get_num_threads()
+    shape = C.Conv2dShape(
+        *(2, size, size, c, k, kernel, kernel, size, size),
+        *(1, 1, kernel // 2, kernel // 2, 1, 1, 1, *weight.stride()),
+        *(FLOATS[dtype], 0, 0.0, ALGORITHMS[algorithm]),
+    )
+    workspace = C.scratch(C.conv2d_workspace_bytes(shape, 1, threads, False))
+
+    def run(residual):
+        gx = torch.full_like(other, float("nan"))
+        C.conv2d_bwd_input(shape, gy.data_ptr(), weight.data_ptr(), 0, residual, gx.data_ptr(), workspace, threads)
+        return gx
+
+    alone, joined = run(0), run(other.data_ptr())
+    exact = TF.conv_transpose2d(gy.double(), weight.double(), padding=kernel // 2) + other.double()
+    if dtype is torch.float32:
+        assert torch.equal(joined, alone + other)
+    apart = (alone + other).double() - exact
+    assert ((joined.double() - exact).norm() <= 1.01 * apart.norm() + 1e-7 * exact.norm()).item()
+
+
+def test_sums_of_gradients_join_convolutions():
+    mine, theirs = both(nn.Sequential(Block(), Block(), nn.Flatten(), nn.Linear(16 * 64, 3)))
+    x = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(1)).to(memory_format=torch.channels_last)
+    settle(mine, x)
+    settle(theirs, x)
+    assert_same(gradients(mine, x), gradients(theirs, x), tolerance=1e-5)
+    step = captured(mine)[0]
+    assert "'add'" not in step.backward.source
+    assert step.backward.source.count("'conv2d_bwd_input'") == 3

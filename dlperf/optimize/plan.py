@@ -26,6 +26,7 @@ from .capture import Program
 from .codegen import Code
 from .prepared import Step, Value, Weights, leaves
 from .structure import Unsupported
+from .sums import join_sums
 from .work import Work, multiply_adds
 
 _PADS = (torch.ops.aten.pad.default, torch.ops.aten.constant_pad_nd.default)
@@ -50,7 +51,7 @@ class Plan:
         self.notes = program.notes
         self.work = recorder.record.work
         self.traced = recorder.record.traced
-        self._layout = Code(recorder.record.steps, recorder.inputs, outputs)
+        self._layout = Code(join_sums(recorder.record.steps, outputs), recorder.inputs, outputs)
         self._idle = [self._layout.instance()]
 
     @property
