@@ -24,7 +24,7 @@ BATCHES = {"inference": (1, 8), "train": (8,)}
 QUICK_BATCHES = {"inference": (4,), "train": (4,)}
 # A picture of these two takes the time of three of ResNet-18; digits are small.
 QUICK_OWN_BATCH = {"resnet50": 2, "unet_cifar10": 2, "unet_digits": 64}
-FULL = Plan(rounds=15, seconds=0.5, budget=90, least=5)
+FULL = Plan(rounds=9, seconds=0.4, budget=60, least=5)
 QUICK = Plan(rounds=5, seconds=0.1, budget=4, least=3)
 FULL_KERNELS, QUICK_KERNELS = Plan(rounds=7, seconds=0.1), Plan(rounds=3, seconds=0.03)
 MEMORY = Plan(rounds=1, seconds=0.0, most=1, warmup=2)  # the times are no measurement
