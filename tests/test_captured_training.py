@@ -638,3 +638,50 @@ def test_sums_of_gradients_join_convolutions():
     step = captured(mine)[0]
     assert "'add'" not in step.backward.source
     assert step.backward.source.count("'conv2d_bwd_input'") == 3
+
+
+class Sliced(Perceptron):
+    """Results that are views with gaps, and turned."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y[:, ::2], y.t()
+
+
+def test_results_that_are_views():
+    mine, theirs = both(Sliced())
+    found = []
+    for m in (mine, theirs):
+        for _ in range(3):
+            m.zero_grad()
+            a, b = m(X)
+            (a.square().sum() + b.cumsum(0).sum()).backward()
+        found.append([a.detach(), b.detach(), *(p.grad for p in m.parameters())])
+    assert all(map(torch.equal, *found))
+
+
+def test_function_transforms_and_functional_calls_go_through():
+    mine, theirs = both(Perceptron())
+    settle(mine, X)
+    found = []
+    for m in (mine, theirs):
+        parameters = {k: v.detach() for k, v in m.named_parameters()}
+
+        def loss(parameters, x, m=m):
+            return torch.func.functional_call(m, parameters, (x,)).square().sum()
+
+        found.append([
+            *torch.func.grad(loss)(parameters, X).values(),
+            *torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, X[:, None]).values(),
+            loss({k: v * 2 for k, v in parameters.items()}, X),
+        ])
+    assert all(map(torch.allclose, *found))
+    assert_same(gradients(mine, X), gradients(theirs, X))
+
+
+def test_an_attribute_that_changes_at_every_call_is_reported():
+    mine, _ = both(Perceptron())
+    for i in range(3):
+        mine.scale = float(i)
+        gradients(mine, X)
+    assert not captured(mine) and any("had changed" in r for r in reasons(mine))

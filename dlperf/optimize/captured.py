@@ -27,20 +27,21 @@ class CapturedStep:
         work: the operators of both directions.
     """
 
-    def __init__(self, traced: Traced, template, results: list[Tensor], wanted: list[bool]):
-        """``results``: the layers', whose dtypes and strides the plan's have. ``wanted``: the gradients, by value."""
+    def __init__(self, traced: Traced, template, results: list[Tensor], wanted: list[bool], fused: bool):
+        """``results``: the layers', whose dtypes and strides the plan's have. ``wanted``: the gradients, by value.
+        ``fused``: whether roundings may be others than the layers'."""
         joint = traced.split()
         self._joint, self._results, self.wanted, self._template = joint, results, wanted, template
-        self.draws, self.notes = traced.draws, joint.notes
+        self.draws, self.notes, self._fused = traced.draws, joint.notes, fused
         self._differentiable = [r.requires_grad for r in results]
-        # A gradient comes in whatever layout the loss gives it; the plan knows its result's.
-        self._layouts = [(r.dtype, r.shape, r.stride()) for r in results]
 
     def make_plans(self, values: list[Tensor], others: list[Tensor], gradients: list[Tensor], rng: Tensor) -> _Outcome:
         """Makes the plans from a call's values, which are written into, and runs them once, with others.
 
         ``rng``: the state of torch's generator before the call.
         """
+        # A gradient comes in whatever layout the loss gives it; the plan knows one.
+        self._layouts = [(g.dtype, g.shape, g.stride()) for g in gradients]
         joint, results = self._joint, self._results
         del self._joint, self._results
         with torch.no_grad():
@@ -49,13 +50,15 @@ class CapturedStep:
             self.forward = Plan(joint.forward, values, [*results, *[None] * saved])
             torch.set_rng_state(rng)
             flat = self.forward(values)
-            self.backward = Plan(joint.backward, [*flat[len(results) :], *gradients], [None] * len(self.wanted))
-            del flat
+            grads = [*flat[len(results) :], *gradients]
+            self.backward = Plan(joint.backward, grads, [None] * len(self.wanted), join=self._fused)
+            del flat, grads
             torch.set_rng_state(rng)
             flat = self.forward(others)
             after = torch.get_rng_state()
             found = self.backward([*flat[len(results) :], *gradients])
         self.work = self.forward.work + self.backward.work
+        self.notes["join_sums"] = self.backward.sums if self._fused else 0
         return _Outcome(list(flat[: len(results)]), others, list(found), after)
 
     def __call__(self, model: torch_nn.Module, call: Call, values: list[Tensor]):
@@ -71,9 +74,7 @@ class CapturedStep:
 
     def run_backward(self, given: list[Tensor], grads: tuple[Tensor, ...]) -> tuple:
         """``given``: what the forward pass saved; the list is emptied."""
-        for grad, (dtype, shape, stride) in zip(
-            self.differentiable(grads), self.differentiable(self._layouts), strict=True
-        ):
+        for grad, (dtype, shape, stride) in zip(self.differentiable(grads), self._layouts, strict=True):
             if grad.dtype is not dtype or grad.stride() != stride:
                 grad = torch.empty_strided(shape, stride, dtype=dtype).copy_(grad)
             given.append(grad)
@@ -144,13 +145,17 @@ def capture_step(model, call: Call, values: list[Tensor], work: list[Work]) -> C
     torch.set_rng_state(rng)
     traced = trace(model, call, leaves(fresh()), gradients)
     narrow = call.autocast is not None or any(r.dtype.itemsize < 4 for r in results)
-    step = None
-    for fused in (False, True):
-        if not fused or traced.fuse():
-            step = None
-            memory.empty_cache()  # each of these runs takes memory in sizes of its own
-            step = CapturedStep(traced, template, results, wanted)
-            step.make_plans(fresh(), others(), gradients, rng).check(layers, narrow, fused)
+
+    def planned(fused: bool) -> CapturedStep:
+        memory.empty_cache()  # each of these runs takes memory in sizes of its own
+        step = CapturedStep(traced, template, results, wanted, fused)
+        step.make_plans(fresh(), others(), gradients, rng).check(layers, narrow, fused)
+        return step
+
+    step = planned(fused=False)
+    if traced.fuse() or step.backward.sums:
+        del step
+        step = planned(fused=True)
     return step
 
 

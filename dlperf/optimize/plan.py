@@ -43,15 +43,18 @@ class _Record:
 class Plan:
     """Callable: a list of tensors in, the list of the graph's flat outputs out. Any number of threads at once."""
 
-    def __init__(self, program: Program, tensors: list[Tensor], expected: list):
-        """``expected``: outputs with the dtypes and strides that the plan's are to have."""
+    def __init__(self, program: Program, tensors: list[Tensor], expected: list, join: bool = False):
+        """``expected``: outputs with the dtypes and strides that the plan's are to have. ``join``: see :mod:`.sums`."""
         recorder = _Recorder(program.weights)
         outputs = recorder.run(program, tensors, expected)
         self.template = program.template
         self.notes = program.notes
         self.work = recorder.record.work
         self.traced = recorder.record.traced
-        self._layout = Code(join_sums(recorder.record.steps, outputs), recorder.inputs, outputs)
+        steps = recorder.record.steps
+        joined = join_sums(steps, outputs)
+        self.sums = len(steps) - len(joined)  # that are joined, or could be
+        self._layout = Code(joined if join else steps, recorder.inputs, outputs)
         self._idle = [self._layout.instance()]
 
     @property

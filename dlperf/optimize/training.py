@@ -28,6 +28,7 @@ from .structure import Unsupported, signature
 from .swap import PLANS
 
 _SEEN = "seen once"  # in the place of a plan
+_CHANGED = "a parameter, submodule, hook or attribute of the model had changed"
 # Attributes of a module that plans take as they are.
 _PLAIN = (bool, int, float, str, tuple, type(None))
 
@@ -58,9 +59,12 @@ class Training:
         model = self._model()
         if not model.training or not torch.is_grad_enabled():
             return layers(*args, **kwargs)
-        if not self._unchanged():
-            self.forget()
-        reason = self._unfit or _why_not_now()
+        reason = _why_not_now()
+        if reason is None:
+            if not self._unchanged():
+                self.forget()
+                self.uncaptured[_CHANGED] += 1
+            reason = self._unfit
         tensors: list[Tensor] = []
         if reason is None:
             try:
