@@ -670,11 +670,13 @@ def test_function_transforms_and_functional_calls_go_through():
         def loss(parameters, x, m=m):
             return torch.func.functional_call(m, parameters, (x,)).square().sum()
 
-        found.append([
-            *torch.func.grad(loss)(parameters, X).values(),
-            *torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, X[:, None]).values(),
-            loss({k: v * 2 for k, v in parameters.items()}, X),
-        ])
+        found.append(
+            [
+                *torch.func.grad(loss)(parameters, X).values(),
+                *torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, X[:, None]).values(),
+                loss({k: v * 2 for k, v in parameters.items()}, X),
+            ]
+        )
     assert all(map(torch.allclose, *found))
     assert_same(gradients(mine, X), gradients(theirs, X))
 
