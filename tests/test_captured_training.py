@@ -687,3 +687,19 @@ def test_an_attribute_that_changes_at_every_call_is_reported():
         mine.scale = float(i)
         gradients(mine, X)
     assert not captured(mine) and any("had changed" in r for r in reasons(mine))
+
+
+class AttendsWithDropout(Attends):
+    """torch's attention with dropout, whose mask is drawn in place."""
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, 4, 6)).permute(2, 0, 3, 1, 4).unbind(0)
+        return x + self.out(TF.scaled_dot_product_attention(q, k, v, dropout_p=0.2).transpose(1, 2).flatten(2))
+
+
+def test_torchs_own_draws_are_repeated():
+    mine, theirs = both(AttendsWithDropout())
+    x = torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(3))
+    for seed in range(4):
+        assert_same(gradients(mine, x, seed=seed), gradients(theirs, x, seed=seed), tolerance=1e-5)
+    assert captured(mine), reasons(mine)

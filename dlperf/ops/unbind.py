@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..memory import new_empty_strided
-from ._frame import lies_as_in_eager
+from ._frame import lies_as_in_eager, plain
 
 
 @lru_cache(maxsize=1024)
@@ -36,9 +36,12 @@ class _Unbind(torch.autograd.Function):
         some = next((g for g in grads if g is not None), None)
         if some is None:
             return None, None
-        if torch.is_grad_enabled() or not lies_as_in_eager(*(g for g in grads if g is not None)):
+        given = [g for g in grads if g is not None]
+        gx = None
+        if not torch.is_grad_enabled() and lies_as_in_eager(*given):
+            gx = _as_one(grads, dim)
+        if gx is None and (torch.is_grad_enabled() or not plain(*given)):
             return torch.stack([torch.zeros_like(some) if g is None else g for g in grads], dim), None
-        gx = _as_one(grads, dim)
         if gx is None:
             gx = new_empty_strided(some, ctx.size, ctx.strides)
             for to, g in zip(gx.unbind(dim), grads, strict=True):

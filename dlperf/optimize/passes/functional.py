@@ -74,12 +74,16 @@ def _is_item_of_new(node: fx.Node) -> bool:
     return made.op == "call_function" and isinstance(made.target, torch._ops.OpOverload) and not may_alias(made)
 
 
+# Where the functional operator's overload has another name: torch's dropout draws its mask so.
+_OVERLOADS = {aten.bernoulli_.float: "p"}
+
+
 def _functional(node: fx.Node):
     """The operator that computes what an in-place one writes, or None where the two may differ."""
     name, overload = node.target._schema.name.partition("::")[2], node.target._overloadname
     writes = [a.name for a in node.target._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     packet = getattr(aten, name[:-1], None) if name.endswith("_") and not name.endswith("__") else None
-    functional = getattr(packet, overload, None) if packet is not None else None
+    functional = getattr(packet, _OVERLOADS.get(node.target, overload), None) if packet is not None else None
     if functional is None or len(writes) != 1 or not node.args:
         return None
     given = arguments(node)
