@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import weakref
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as TF
@@ -85,31 +86,40 @@ def exchanging_class(kind: type) -> type:
     if library or kind.forward is torch_nn.Module.forward:
         return kind
     if kind not in _CLASSES:
-        body = {
-            "__module__": kind.__module__,
-            "__qualname__": kind.__qualname__,
-            "__doc__": kind.__doc__,
-            "__reduce_ex__": _reduce,
-            "_dlperf_original": kind,
-            "forward": inside(kind.forward, _MODE),
-        }
-        try:
-            made = types.new_class(kind.__name__, (kind,), exec_body=lambda namespace: namespace.update(body))
-        except Exception:  # whatever the class' own __init_subclass__ or metaclass raises
+        made = subclass(kind, inside(kind.forward, _MODE), exchanging_class)
+        if made is None:
             return kind
         _CLASSES[kind] = made
     return _CLASSES[kind]
 
 
-def _new(kind: type, *args):
-    made = exchanging_class(kind)
+def subclass(kind: type, forward: Callable, again: Callable[[type], type]) -> type | None:
+    """A subclass of the same name with another forward, or None where it can't be subclassed by program.
+
+    ``again``, a module's function, makes it anew of the user's class: pickles find that by its name.
+    """
+
+    def reduce(self, protocol):
+        original = original_class(type(self))
+        make, args, *rest = original.__reduce_ex__(self, protocol)
+        if args and args[0] is type(self):
+            make, args = _new, (again, original, *args[1:])
+        return (make, args, *rest)
+
+    body = {
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+        "__reduce_ex__": reduce,
+        "_dlperf_original": original_class(kind),
+        "forward": forward,
+    }
+    try:
+        return types.new_class(kind.__name__, (kind,), exec_body=lambda namespace: namespace.update(body))
+    except Exception:  # whatever the class' own __init_subclass__ or metaclass raises
+        return None
+
+
+def _new(again: Callable[[type], type], kind: type, *args):
+    made = again(kind)
     return made.__new__(made, *args)
-
-
-def _reduce(self, protocol):
-    """Pickles find the user's class by its name; the subclass is made again."""
-    kind = original_class(type(self))
-    make, args, *rest = kind.__reduce_ex__(self, protocol)
-    if args and args[0] is type(self):
-        make, args = _new, (kind, *args[1:])
-    return (make, args, *rest)

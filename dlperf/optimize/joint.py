@@ -303,9 +303,8 @@ def _effects(graph: fx.Graph, state: set[fx.Node]) -> list[fx.Node]:
         pairs = zip(node.target._schema.arguments, node.args)  # noqa: B905 - trailing defaults are left out
         written = [w for a, given in pairs if a.alias_info and a.alias_info.is_write for w in _flat([given])]
         if written and all(w in state for w in written):
-            if node.users:
-                for user in list(node.users):
-                    user.replace_input_with(node, written[0])
+            for user in list(node.users):
+                user.replace_input_with(node, written[0])
             found.append(node)
     return found
 

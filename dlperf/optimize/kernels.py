@@ -183,7 +183,7 @@ def _pad_in_mode(y, x, pad, mode="constant", value=None):
 def _copy(args, kwargs, y):
     """Into another dtype, into channels_last, or out of a slice of each row."""
     x = args[0]
-    if x.shape != y.shape or x.is_conj() or x.is_neg() or not x.is_cpu or not _is_dense(y):
+    if x.shape != y.shape or x.is_conj() or x.is_neg() or not x.is_cpu or not is_dense(y):
         return None
     if x.dtype is not y.dtype:
         if x.dtype not in FLOATS or y.dtype not in FLOATS or not same_order(x, y):
@@ -218,7 +218,7 @@ def _rows_of_slice(x: Tensor, y: Tensor) -> tuple[int, int, int] | None:
 _LEAST_SLICE = 8
 
 
-def _is_dense(x: Tensor) -> bool:
+def is_dense(x: Tensor) -> bool:
     return torch.ops.aten.is_non_overlapping_and_dense(x)
 
 

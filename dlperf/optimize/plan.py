@@ -159,12 +159,12 @@ class _Recorder:
         same_order = x.numel() < 2 or all(
             a == b for a, b, n in zip(x.stride(), wanted.stride(), x.shape, strict=True) if n > 1
         )
-        if x.dtype is wanted.dtype and (same_order or not _is_dense(wanted)):
+        if x.dtype is wanted.dtype and (same_order or not kernels.is_dense(wanted)):
             return x
         known = self.value_of(x)
         if x.dtype is wanted.dtype and known is not None and known.memory() in self.inputs:
             return x
-        args = (x, x.shape, wanted.stride() if _is_dense(wanted) else torch.empty_like(x).stride(), wanted.dtype)
+        args = (x, x.shape, wanted.stride() if kernels.is_dense(wanted) else torch.empty_like(x).stride(), wanted.dtype)
         result = kernels.restrided(*args)
         self.add_step("restride", kernels.restrided, args, {}, [self.new_value(result)], many=False)
         return result
@@ -196,7 +196,7 @@ class _Recorder:
     def dense(self, x: Tensor) -> Tensor:
         """x, or a copy without gaps between its pixels or rows: a step, where the kernel's own copy would be none."""
         last = torch.channels_last
-        if not x.numel() or _is_dense(x) or 0 in x.stride():
+        if not x.numel() or kernels.is_dense(x) or 0 in x.stride():
             return x
         kwargs = {"memory_format": last if x.dim() == 4 and x.stride(1) == 1 else torch.contiguous_format}
         result = x.contiguous(**kwargs)
@@ -327,7 +327,3 @@ def _backend_function(module, name: str):
 
 def _shares_memory(a: Tensor, b: Tensor) -> bool:
     return a.numel() > 0 and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
-
-
-def _is_dense(x: Tensor) -> bool:
-    return torch.ops.aten.is_non_overlapping_and_dense(x)

@@ -22,7 +22,7 @@ from ..precision import strict
 from . import watch
 from .captured import CapturedStep, capture_step, requires_grad
 from .engine import MOST_CAPTURES, MOST_PLANS, Fallback
-from .functions import exchanging_class, original_class, saved_tensors_are_hooked
+from .functions import exchanging_class, saved_tensors_are_hooked, subclass
 from .joint import Call, Held
 from .structure import Unsupported, signature
 from .swap import PLANS
@@ -212,35 +212,17 @@ def _capturing_class(kind: type) -> type | None:
                 training = self.__dict__[PLANS] = Training(self)
             return training(types.MethodType(layers, self), args, kwargs)
 
-        body = {
-            "__module__": kind.__module__,
-            "__qualname__": kind.__qualname__,
-            "__doc__": kind.__doc__,
-            "__reduce_ex__": _reduce,
-            "_dlperf_original": original_class(kind),
-            "forward": forward,
-        }
-        try:
-            made = types.new_class(kind.__name__, (kind,), exec_body=lambda namespace: namespace.update(body))
-        except Exception:  # whatever the class' own __init_subclass__ or metaclass raises
+        made = subclass(kind, forward, _class_of)
+        if made is None:
             return None
         _CLASSES[kind] = made
     return _CLASSES[kind]
 
 
-def _new(kind: type, *args):
+def _class_of(kind: type) -> type:
+    """The class that captures, of the user's."""
     kind = exchanging_class(kind)
-    made = _capturing_class(kind) or kind
-    return made.__new__(made, *args)
-
-
-def _reduce(self, protocol):
-    """Pickles find the user's class by its name; the subclass is made again."""
-    kind = original_class(type(self))
-    make, args, *rest = kind.__reduce_ex__(self, protocol)
-    if args and args[0] is type(self):
-        make, args = _new, (kind, *args[1:])
-    return (make, args, *rest)
+    return _capturing_class(kind) or kind
 
 
 def training_of(model: torch_nn.Module) -> Training | None:

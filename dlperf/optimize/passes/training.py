@@ -15,7 +15,7 @@ _NORMS = (_dlperf.batch_norm_train.default,)
 
 
 def remove_copies(graph: fx.Graph) -> int:
-    """Aliases; clones, and casts to the dtype that is there, of what nobody else sees or writes."""
+    """Aliases, and clones of what nobody else sees or writes."""
     seen, removed = None, 0
     for node in list(graph.nodes):
         if is_call(node, *_ALIASES):
