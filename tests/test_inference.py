@@ -17,6 +17,7 @@ from dlperf.optimize.engine import MOST_CAPTURES
 from dlperf.optimize.inference import InferenceModel
 from dlperf.optimize.plan import Plan
 from dlperf.optimize.structure import flatten_result
+from dlperf.optimize.watch import Versions
 
 from .helpers import Call
 from .inference import check, lively, plan_of, reason
@@ -381,6 +382,17 @@ def test_new_weights_are_seen(how):
     with torch.no_grad():
         for _ in range(2):
             torch.testing.assert_close(fast(x), other(x))
+
+
+def test_a_write_into_any_of_many_tensors_is_seen():
+    tensors = tuple(torch.zeros(2) for _ in range(40))
+    versions = Versions(tensors, [t._cdata for t in tensors])
+    for tensor in tensors:
+        assert versions.unchanged()
+        tensor.add_(1)
+        assert not versions.unchanged()
+        versions.remember()
+    assert versions.unchanged()
 
 
 def test_attributes_reach_the_model():

@@ -26,7 +26,17 @@ from .structure import (
     without_numbers,
 )
 from .swap import swap_layers
-from .watch import changed_attribute, check_same, have_sizes, holds, python_state, version, versions_of, why_not_plain
+from .watch import (
+    Versions,
+    changed_attribute,
+    check_same,
+    have_sizes,
+    holds,
+    python_state,
+    version,
+    versions_of,
+    why_not_plain,
+)
 from .work import CountWork, Work
 
 # Calls that differ only in sizes or Python numbers are captured so often, later ones run layer by layer.
@@ -86,7 +96,7 @@ class Engine:
             return self._first(key, args, kwargs, tensors)
         if type(plan) is Fallback:
             result = self._by_layers(args, kwargs)
-            self._tensor_versions = [t._version for t in self._tensors]  # what the model itself has written
+            self._versions.remember()  # what the model itself has written
             return result
         traced = backends._state.trace
         if traced is not None:
@@ -139,7 +149,7 @@ class Engine:
                 plan = Fallback(f"the capture failed: {type(error).__name__}: {error}"[:300], observed.work)
             self.plans[key] = plan
             memory.empty_cache()  # what layers took one by one, in sizes that the plan has no use for
-            self._tensor_versions = [t._version for t in self._tensors]
+            self._versions.remember()
         return result
 
     def _observe(self, args, kwargs, tensors):
@@ -219,14 +229,14 @@ class Engine:
             d for m in self.model.modules() for d in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)
         )
         self._hook_counts = tuple(map(len, self._hooks))
-        self._tensors = [v for _, _, v in slots if isinstance(v, Tensor) and not v.is_inference()]
-        self._tensor_versions = [t._version for t in self._tensors]
+        tensors = tuple(v for _, _, v in slots if isinstance(v, Tensor) and not v.is_inference())
+        self._versions = Versions(tensors, [t._cdata for t in tensors])
 
     def _unchanged(self) -> bool:
         return (
             holds(*self._slots)
             and have_sizes(self._hooks, self._hook_counts)
-            and [t._version for t in self._tensors] == self._tensor_versions
+            and self._versions.unchanged()
         )
 
 

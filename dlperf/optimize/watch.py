@@ -26,8 +26,22 @@ def have_sizes(dicts: tuple, sizes: tuple) -> bool:
     return tuple(map(len, dicts)) == sizes
 
 
+class Versions:
+    """Of tensors, as they were when they were last remembered."""
+
+    def __init__(self, tensors: tuple[Tensor, ...], memory: list[int]):
+        self.tensors = tensors
+        self.remember()
+
+    def remember(self) -> None:
+        self.versions = [t._version for t in self.tensors]
+
+    def unchanged(self) -> bool:
+        return [t._version for t in self.tensors] == self.versions
+
+
 if cpu.C is not None:  # a model has a thousand of them, looked at in every call
-    holds, have_sizes = cpu.C.holds, cpu.C.have_sizes
+    holds, have_sizes, Versions = cpu.C.holds, cpu.C.have_sizes, cpu.C.Versions
 
 
 def why_not_plain(autocast: bool = False) -> str | None:
@@ -36,9 +50,7 @@ def why_not_plain(autocast: bool = False) -> str | None:
         return "the call is being traced"
     if _frame._dispatch_modes() or _frame._function_modes() or _frame._functorch_level() is not None:
         return "a mode or transform is active"
-    if not autocast and (
-        torch.is_autocast_enabled("cpu") or (torch.cuda.is_available() and torch.is_autocast_enabled("cuda"))
-    ):
+    if not autocast and (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
         return "torch.autocast is active (dtype= does without)"
     if module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks:
         return "a global module hook is set"
