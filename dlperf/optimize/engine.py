@@ -233,11 +233,7 @@ class Engine:
         self._versions = Versions(tensors, [t._cdata for t in tensors])
 
     def _unchanged(self) -> bool:
-        return (
-            holds(*self._slots)
-            and have_sizes(self._hooks, self._hook_counts)
-            and self._versions.unchanged()
-        )
+        return holds(*self._slots) and have_sizes(self._hooks, self._hook_counts) and self._versions.unchanged()
 
 
 @dataclass
