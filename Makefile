@@ -34,8 +34,8 @@ test: $(VENV)/.built
 # cases on every instruction set of this machine. The checks left out either double the build or are AddressSanitizer's too.
 SANITIZER_FLAGS := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 	-fno-sanitize=null,object-size,vptr,alignment
-SANITIZED := activation add attention batch_norm captured_training conv cross_entropy diffusion dropout embedding glu group_norm layer_norm \
-	loss matmul memory pool recurrent resampling softmax tiles winograd
+SANITIZED := activation add attention batch_norm captured_changes captured_limits captured_training conv cross_entropy diffusion \
+	dropout embedding glu group_norm layer_norm loss matmul memory pool recurrent resampling softmax tiles winograd
 
 SANITIZER_REPORT := $(CURDIR)/build/sanitize/report
 

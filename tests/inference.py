@@ -1,6 +1,7 @@
 """What the tests of optimize(mode=\"inference\") share."""
 
 import torch
+import torch.nn.functional as TF
 from torch import nn
 
 import dlperf
@@ -8,6 +9,29 @@ from dlperf.optimize import passes
 from dlperf.optimize.capture import capture
 from dlperf.optimize.engine import Fallback
 from dlperf.optimize.plan import Plan
+
+from .helpers import Call
+
+
+def small_resnet():
+    """Two convolutions with batch norm and a shortcut, pooling, a classifier."""
+
+    def forward(self, x):
+        y = TF.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        y += self.shortcut(x)
+        return self.fc(self.drop(TF.adaptive_avg_pool2d(TF.relu_(y), 1).flatten(1)))
+
+    return Call(
+        forward,
+        conv1=nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        bn1=nn.BatchNorm2d(8),
+        conv2=nn.Conv2d(8, 8, 3, padding=1),
+        bn2=nn.BatchNorm2d(8),
+        shortcut=nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8, affine=False)),
+        drop=nn.Dropout(0.5),
+        fc=nn.Linear(8, 5),
+    )
 
 
 def lively(model):

@@ -1,121 +1,33 @@
-"""Training steps that run as plans: what they give, what makes them stale, what can't be captured."""
+"""Training steps that run as plans: what they give."""
 
-import copy
-import pickle
 import threading
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as TF
-from torch.utils.checkpoint import checkpoint
 
 import dlperf
 from dlperf.backends.cpu._library import FLOATS
 from dlperf.backends.cpu.conv import ALGORITHMS
 from dlperf.benchmarks.models import find, seeded
-from dlperf.optimize.captured import CapturedStep
-from dlperf.optimize.engine import MOST_CAPTURES, Fallback
-from dlperf.optimize.training import training_of
+
+from .captured import (
+    PICTURES,
+    Attends,
+    Block,
+    Perceptron,
+    X,
+    assert_same,
+    both,
+    captured,
+    convolutional,
+    gradients,
+    reasons,
+    settle,
+)
 
 pytestmark = pytest.mark.skipif(not dlperf.backends.cpu.C, reason="the CPU kernels are not built")
-
-
-class Block(nn.Module):
-    """Convolution, batch norm, residual and ReLU in place, as ResNet's own code writes them."""
-
-    def __init__(self, channels=16, inplace=True):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=inplace)
-
-    def forward(self, x):
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        out += x
-        return self.relu(out)
-
-
-def convolutional():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1),
-        Block(),
-        Block(inplace=False),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(16, 5),
-    )
-
-
-class Perceptron(nn.Module):
-    def __init__(self, dropout=0.0):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second = nn.Linear(12, 32), nn.Linear(32, 4)
-        self.dropout, self.scale = nn.Dropout(dropout), 1.0
-
-    def forward(self, x):
-        return self.second(self.dropout(TF.gelu(self.first(x)))) * self.scale
-
-
-class Attends(nn.Module):
-    """Query, key and value from one product, as vision transformers have them."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.norm, self.qkv, self.out = nn.LayerNorm(24), nn.Linear(24, 72), nn.Linear(24, 24)
-
-    def forward(self, x):
-        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, 4, 6)).permute(2, 0, 3, 1, 4).unbind(0)
-        y = TF.scaled_dot_product_attention(q, k, v)
-        return x + self.out(y.transpose(1, 2).flatten(2))
-
-
-def both(model):
-    """The model with captured steps, and one of the same weights that runs layer by layer."""
-    model = model.train()
-    return dlperf.optimize(copy.deepcopy(model)), dlperf.optimize(copy.deepcopy(model), capture=False)
-
-
-def gradients(model, *inputs, seed=0, loss=lambda y: (y.float() ** 2).mean()):
-    torch.manual_seed(seed)
-    model.zero_grad(set_to_none=True)
-    result = model(*inputs)
-    loss(result).backward()
-    return result.detach().clone(), [None if p.grad is None else p.grad.clone() for p in model.parameters()]
-
-
-def settle(model, *inputs, **options):
-    """Two calls of a kind: the second runs from plans."""
-    for _ in range(2):
-        gradients(model, *inputs, **options)
-    return model
-
-
-def captured(model) -> list[CapturedStep]:
-    return [s for s in training_of(model).steps.values() if isinstance(s, CapturedStep)]
-
-
-def reasons(model) -> list[str]:
-    training = training_of(model)
-    return [s.reason for s in training.steps.values() if isinstance(s, Fallback)] + list(training.uncaptured)
-
-
-def assert_same(mine, theirs, tolerance=0.0):
-    for a, b in zip([mine[0], *mine[1]], [theirs[0], *theirs[1]], strict=True):
-        assert (a is None) == (b is None)
-        if a is not None:
-            assert a.dtype is b.dtype and a.shape == b.shape
-            assert (a.double() - b.double()).norm() <= tolerance * b.double().norm()
-
-
-X = torch.randn(4, 12, generator=torch.Generator().manual_seed(1))
-PICTURES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.mark.parametrize(
@@ -231,13 +143,6 @@ def test_gradients_of_gradients_and_of_a_few_parameters():
         assert a is None or torch.allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_a_gradient_of_a_gradient_through_dropout_is_refused():
-    mine, _ = both(Perceptron(dropout=0.5))
-    settle(mine, X)
-    with pytest.raises(RuntimeError, match="capture=False"):
-        torch.autograd.grad(mine(X).square().sum(), [mine.first.weight], create_graph=True)
-
-
 def test_inputs_get_their_gradients():
     mine, theirs = both(Attends())
     found = []
@@ -298,109 +203,6 @@ def test_shared_parameters_get_the_sum():
     assert_same(*pair)
 
 
-def change_in_place(model):
-    with torch.no_grad():
-        model.first.weight.mul_(2)
-
-
-def change_data(model):
-    model.first.weight.data = model.first.weight.data * 2
-
-
-def change_through_numpy(model):
-    model.first.weight.detach().numpy()[:] *= 2
-
-
-def replace_parameter(model):
-    model.first.weight = nn.Parameter(model.first.weight.detach() * 2)
-
-
-def change_attribute(model):
-    model.scale = 2.0
-
-
-def replace_layer(model):
-    model.second = dlperf.nn.Linear(32, 4, bias=False)
-    nn.init.constant_(model.second.weight, 0.1)
-
-
-def freeze(model):
-    model.first.weight.requires_grad_(False)
-
-
-def load(model):
-    model.load_state_dict({k: v * 2 for k, v in model.state_dict().items()})
-
-
-def hook(model):
-    model.first.register_forward_hook(lambda module, args, y: y * 2)
-
-
-def in_another_dtype(model):
-    model.to(torch.bfloat16)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        *(change_in_place, change_data, change_through_numpy, replace_parameter, change_attribute, replace_layer),
-        *(freeze, load, hook, in_another_dtype),
-    ],
-)
-def test_changes_are_seen(change):
-    mine, theirs = both(Perceptron())
-    settle(mine, X)
-    assert captured(mine)
-    for m in (mine, theirs):
-        change(m)
-    x = X.to(mine.first.weight.dtype)
-    for _ in range(3):
-        assert_same(gradients(mine, x), gradients(theirs, x))
-
-
-def test_a_parameter_written_before_the_backward_pass_is_an_error():
-    mine, _ = both(Perceptron())
-    settle(mine, X)
-    y = mine(X).sum()
-    with torch.no_grad():
-        mine.second.weight.add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.backward()
-
-
-def test_evaluation_and_no_grad_run_by_layers():
-    mine, theirs = both(convolutional())
-    settle(mine, PICTURES)
-    settle(theirs, PICTURES)
-    before = len(training_of(mine).steps)
-    with torch.no_grad():
-        mine(PICTURES), theirs(PICTURES)
-    for m in (mine, theirs):
-        m.eval()
-    assert torch.allclose(mine(PICTURES), theirs(PICTURES), rtol=1e-5, atol=1e-6)
-    assert len(training_of(mine).steps) == before
-    mine.train()
-    assert torch.isfinite(gradients(mine, PICTURES)[0]).all() and captured(mine)
-
-
-def test_frozen_batch_norm_stays_frozen():
-    mine, theirs = both(convolutional())
-    for m in (mine, theirs):
-        m[1].bn1.eval()
-    for _ in range(3):
-        pair = [gradients(m, PICTURES) for m in (mine, theirs)]
-    assert captured(mine), reasons(mine)
-    assert_same(*pair, tolerance=1e-5)
-    assert int(mine[1].bn1.num_batches_tracked) == 0
-
-
-def test_other_sizes_are_other_kinds():
-    mine, theirs = both(Perceptron())
-    for rows in (4, 3, 4, 3, 4, 3):
-        assert_same(gradients(mine, X[:rows]), gradients(theirs, X[:rows]))
-    assert len(captured(mine)) == 2
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e-42])
 def test_values_that_are_no_ordinary_numbers(bad):
     mine, theirs = both(Perceptron())
@@ -409,114 +211,6 @@ def test_values_that_are_no_ordinary_numbers(bad):
     x[1, 3] = bad
     for a, b in zip(*(g[1] for g in (gradients(mine, x), gradients(theirs, x))), strict=True):
         assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
-
-
-class Counts(Perceptron):
-    calls = 0
-
-    def forward(self, x):
-        self.calls += 1
-        return super().forward(x)
-
-
-class Branches(Perceptron):
-    def forward(self, x):
-        return super().forward(x) if x.sum() > 0 else super().forward(-x)
-
-
-class WritesItsInput(Perceptron):
-    def forward(self, x):
-        return super().forward(x.add_(1))
-
-
-class ReturnsItsInput(Perceptron):
-    def forward(self, x):
-        return super().forward(x), x
-
-
-class PythonDraws(Perceptron):
-    def forward(self, x):
-        import random
-
-        return super().forward(x) * (2.0 if random.random() < 0.5 else 3.0)
-
-
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        (Counts, "attribute 'calls'"),
-        (Branches, "can't be traced"),
-        (WritesItsInput, "or its input"),
-        (ReturnsItsInput, "shares memory"),
-    ],
-)
-def test_what_cannot_be_captured_runs_by_layers(model, words):
-    mine, theirs = both(model())
-    for _ in range(3):
-        outs = []
-        for m in (mine, theirs):
-            m.zero_grad()
-            y = m(X.clone())
-            y = y[0] if isinstance(y, tuple) else y
-            y.sum().backward()
-            outs.append((y.detach(), [p.grad for p in m.parameters()]))
-        assert_same(*outs)
-    assert not captured(mine) and any(words in r for r in reasons(mine)), reasons(mine)
-    if model is Counts:
-        assert mine.calls == 3
-
-
-def test_hooks_of_submodules_run_and_the_models_own_do_not_keep_it_from_capture():
-    seen = []
-    mine, _ = both(Perceptron())
-    mine.register_forward_hook(lambda *_: seen.append("model"))
-    mine.first.weight.register_hook(lambda g: seen.append("gradient"))
-    settle(mine, X)
-    assert captured(mine)
-    seen.clear()
-    gradients(mine, X)
-    assert seen == ["model", "gradient"]
-    mine.first.register_forward_hook(lambda *_: seen.append("first"))
-    gradients(mine, X)
-    assert "first" in seen and "a submodule has a hook" in reasons(mine)
-
-
-def test_checkpointing_and_anomaly_detection_see_layers():
-    mine, theirs = both(Perceptron())
-    settle(mine, X)
-    for m in (mine, theirs):
-        m.zero_grad()
-        checkpoint(m, X, use_reentrant=False).sum().backward()
-    assert torch.equal(mine.first.weight.grad, theirs.first.weight.grad)
-    assert any("checkpointing" in r for r in reasons(mine))
-    with torch.autograd.set_detect_anomaly(True):
-        gradients(mine, X)
-    assert any("anomaly" in r for r in reasons(mine))
-
-
-def test_copies_and_pickles_begin_anew():
-    mine, theirs = both(Perceptron())
-    settle(mine, X)
-    for copied in (copy.deepcopy(mine), pickle.loads(pickle.dumps(mine)), copy.copy(mine)):
-        assert isinstance(copied, Perceptron) and type(copied).__name__ == "Perceptron"
-        for _ in range(3):
-            assert_same(gradients(copied, X), gradients(theirs, X))
-        assert captured(copied) and training_of(copied) is not training_of(mine)
-    assert list(mine.state_dict()) == list(theirs.state_dict())
-    snapshot = dlperf.optimize(mine, mode="inference")
-    assert torch.allclose(snapshot(X), theirs.eval()(X), rtol=1e-5, atol=1e-6)
-
-
-def test_an_optimized_model_within_another():
-    inner = dlperf.optimize(Perceptron().train())
-    outer = nn.Sequential(inner, nn.Linear(4, 2)).train()
-    for _ in range(3):
-        outer(X).sum().backward()
-    assert captured(inner)
-    again = dlperf.optimize(outer)
-    for _ in range(3):
-        again(X).sum().backward()
-    assert captured(again) and training_of(again[0]) is None
 
 
 def test_threads_do_not_mix_their_steps():
@@ -564,36 +258,6 @@ def test_gradients_of_any_layout(loss):
     settle(mine, X)
     assert_same(gradients(mine, X, loss=loss), gradients(theirs, X, loss=loss))
     assert captured(mine)
-
-
-def test_captures_have_an_end():
-    mine, theirs = both(Perceptron())
-    big = torch.randn(20, 12)
-    for rows in range(1, 11):
-        for _ in range(3):
-            assert_same(gradients(mine, big[:rows]), gradients(theirs, big[:rows]))
-    assert len(captured(mine)) == MOST_CAPTURES
-    assert any("captured already" in r for r in reasons(mine))
-
-
-def test_compiled_models_are_traced_through_their_layers():
-    mine, theirs = both(Perceptron())
-    compiled = torch.compile(mine, backend="eager")
-    assert torch.allclose(compiled(X), theirs(X), rtol=1e-5, atol=1e-6)
-
-
-def test_capture_is_refused_where_it_means_nothing():
-    with pytest.raises(ValueError, match="capture"):
-        dlperf.optimize(Perceptron(), mode="inference", capture=False)
-    with pytest.raises(TypeError, match="capture"):
-        dlperf.optimize(Perceptron(), capture="yes")
-
-
-def test_report_tells_what_is_captured():
-    mine, _ = both(Perceptron())
-    settle(mine, X)
-    report = dlperf.report(mine)
-    assert [c.reason for c in report.calls] == [""] and "captured" in str(report)
 
 
 @pytest.mark.parametrize("algorithm", ["direct", "winograd"])
@@ -658,35 +322,6 @@ def test_results_that_are_views():
             (a.square().sum() + b.cumsum(0).sum()).backward()
         found.append([a.detach(), b.detach(), *(p.grad for p in m.parameters())])
     assert all(map(torch.equal, *found))
-
-
-def test_function_transforms_and_functional_calls_go_through():
-    mine, theirs = both(Perceptron())
-    settle(mine, X)
-    found = []
-    for m in (mine, theirs):
-        parameters = {k: v.detach() for k, v in m.named_parameters()}
-
-        def loss(parameters, x, m=m):
-            return torch.func.functional_call(m, parameters, (x,)).square().sum()
-
-        found.append(
-            [
-                *torch.func.grad(loss)(parameters, X).values(),
-                *torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, X[:, None]).values(),
-                loss({k: v * 2 for k, v in parameters.items()}, X),
-            ]
-        )
-    assert all(map(torch.allclose, *found))
-    assert_same(gradients(mine, X), gradients(theirs, X))
-
-
-def test_an_attribute_that_changes_at_every_call_is_reported():
-    mine, _ = both(Perceptron())
-    for i in range(3):
-        mine.scale = float(i)
-        gradients(mine, X)
-    assert not captured(mine) and any("had changed" in r for r in reasons(mine))
 
 
 class AttendsWithDropout(Attends):

@@ -8,7 +8,6 @@ import threading
 
 import pytest
 import torch
-import torch.nn.functional as TF
 from torch import nn
 
 import dlperf
@@ -20,29 +19,7 @@ from dlperf.optimize.structure import flatten_result
 from dlperf.optimize.watch import Versions
 
 from .helpers import Call
-from .inference import check, lively, plan_of, reason
-
-
-def small_resnet():
-    """Two convolutions with batch norm and a shortcut, pooling, a classifier."""
-
-    def forward(self, x):
-        y = TF.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        y += self.shortcut(x)
-        return self.fc(self.drop(TF.adaptive_avg_pool2d(TF.relu_(y), 1).flatten(1)))
-
-    return Call(
-        forward,
-        conv1=nn.Conv2d(3, 8, 3, padding=1, bias=False),
-        bn1=nn.BatchNorm2d(8),
-        conv2=nn.Conv2d(8, 8, 3, padding=1),
-        bn2=nn.BatchNorm2d(8),
-        shortcut=nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8, affine=False)),
-        drop=nn.Dropout(0.5),
-        fc=nn.Linear(8, 5),
-    )
-
+from .inference import check, lively, plan_of, reason, small_resnet
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
@@ -473,72 +450,3 @@ def test_a_dtype_that_is_none_is_refused(dtype):
 def test_a_dtype_for_training_is_refused():
     with pytest.raises(ValueError, match="autocast"):
         dlperf.optimize(nn.Linear(2, 2), dtype=torch.bfloat16)
-
-
-# --- torch.compile ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def compiled():
-    from dlperf.optimize.compiler import register
-
-    register()
-    torch._dynamo.reset()
-    yield lambda model: torch.compile(model, backend="dlperf")
-    torch._dynamo.reset()
-
-
-def test_compile_for_inference(compiled):
-    model = lively(small_resnet())
-    x = torch.randn(2, 3, 8, 8)
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(model)(x), model(x), rtol=1e-4, atol=1e-5)
-
-
-def test_compile_for_training(compiled):
-    model = small_resnet()
-    model.drop.p = 0.0
-    twin = copy.deepcopy(model)
-    fast = compiled(model)
-    x = torch.randn(4, 3, 8, 8)
-    for _ in range(2):
-        for f, m in ((fast, model), (twin, twin)):
-            f(x).square().mean().backward()
-            with torch.no_grad():
-                for p in m.parameters():
-                    p -= 0.01 * p.grad
-                    p.grad = None
-    for (name, a), b in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
-
-
-def test_compile_fuses(compiled):
-    model = Call(lambda self, x: TF.relu(self.fc(x) + x), fc=nn.Linear(4, 4))
-    with dlperf.backends.trace() as traced, torch.no_grad():
-        compiled(model)(torch.randn(2, 4))
-    assert [op for op, _ in traced] == ["linear"]
-
-
-def test_compile_lets_the_convolution_gather_the_norms_statistics(compiled, monkeypatch):
-    monkeypatch.setattr(dlperf.backends, "kernel_serves", lambda op, args: op == "conv2d_moments")
-    parts = {"conv": nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False), "norm": nn.BatchNorm2d(5)}
-    model = Call(lambda self, x: TF.relu(self.norm(self.conv(x))), **parts)
-    twin, x = copy.deepcopy(model), torch.randn(2, 3, 9, 9)
-    with dlperf.backends.trace() as traced:
-        y = compiled(model)(x)
-    expected = twin(x)
-    for result in (y, expected):
-        result.square().sum().backward()
-    assert [op for op, _ in traced] == ["conv2d_moments", "batch_norm_given", "batch_norm_update"]
-    torch.testing.assert_close(y, expected)
-    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
-    for a, b in zip(model.buffers(), twin.buffers(), strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def test_compile_options_are_refused():
-    from dlperf.optimize.compiler import compile_graph
-
-    with pytest.raises(TypeError, match="no options, got 'fast'"):
-        compile_graph(None, [], fast=True)
